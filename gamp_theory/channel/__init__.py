@@ -1,0 +1,1 @@
+"""Averages over the Gaussian fields: the expensive half of the state evolution."""

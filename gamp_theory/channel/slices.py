@@ -1,0 +1,367 @@
+"""The slice rule: slower than the plane rule, safe everywhere (docs/numerics.md, "Slices").
+
+The teacher field is integrated in polar coordinates, with radial panels that end where the
+prox starts to jump at the origin; the cavity field along parallel lines, each of which is
+cut exactly where the globally minimising prox jumps.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gamp_theory.channel import slices_kernels as kernels
+from gamp_theory.channel.base import ChannelAverages
+from gamp_theory.channel.outer import onsets, symmetry, teacher_fields
+from gamp_theory.mechanisms import softmax_contrasts
+from gamp_theory.model import AttentionModel
+from gamp_theory.numerics.quadrature import gauss_legendre, trapezoid_normal
+from gamp_theory.overlaps import Overlaps
+
+__all__ = ["SliceReport", "SliceRule", "slice_averages", "slice_rule"]
+
+#: Smallest width of w given y, relative to sqrt(q): below it averages are taken in the limit.
+NARROWEST = 1e-4
+NODES = 12  # Gauss-Legendre nodes of a panel, radial or in b
+R_PANEL = 3.5  # widest panels, in standard deviations
+B_PANEL = 4.5
+B_STEP = 0.5
+CELL = 1.2
+R_BISECTIONS = 6
+ANGLES = 8  # on the quarter circle, at tol = 1e-6 and sigma <= 1/2
+SEARCH_STEP = 0.16  # of the search grid, at tol = 1e-5
+BOX = 8  # candidates of that bound, per half-axis
+CONTRACTION = kernels.OUTPUTS.index("contraction")
+
+
+@dataclass(frozen=True, eq=False)
+class SliceRule:
+    """A frozen slice rule: its averages are a fixed function of the overlaps.
+
+    Attributes
+    ----------
+    y : array, shape (n, 2)
+        Teacher fields.
+    weight : array, shape (n,)
+        Their weights.
+    radius : array, shape (n,)
+        How far the prox can be from the window of w.
+    ends : array, shape (n, p + 1)
+        Ends of the panels in b of each draw, in standard deviations.
+    panels : array of int, shape (n,)
+        How many there are; 0 where the trapezoid rule over b will do.
+    grid : slices_kernels.SliceGrid
+        Nodes of a panel and of a cell, cut.
+    points : int
+        Of the search grid, along each axis; odd.
+    step : float
+        Its spacing.
+    """
+
+    y: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    panels: NDArray[np.int64]
+    grid: kernels.SliceGrid
+    points: int
+    step: float
+
+    @property
+    def slices(self) -> int:
+        """Number of slices that one evaluation integrates."""
+        panels = self.panels * self.grid.b_gauss.size
+        return int(np.where(self.panels, panels, self.grid.zeta.size).sum())
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """What the slice rule sees beside the averages.
+
+    Attributes
+    ----------
+    mass : float
+        Integral of one; its distance from one measures cuts and slices.
+    slope : float
+        ``-E sum dg_l/dw_l`` from pointwise derivatives only: V_hat without the jumps.
+    contraction : float
+        ``E |dprox/dw - 1|_F**2``: kappa/alpha, regular part.
+    jump_mass : float
+        J, summed over the jumps.
+    unresolved : float
+        Probability mass of cells that could not be treated.
+    """
+
+    mass: float
+    slope: float
+    contraction: float
+    jump_mass: float
+    unresolved: float
+
+
+def width(model: AttentionModel, overlaps: Overlaps) -> float:
+    """``s = sqrt(q - theta**2/rho)``, the width of the cavity field given the teacher's."""
+    gap = overlaps.q - overlaps.theta**2 / model.rho
+    return float(np.sqrt(max(gap, NARROWEST**2 * overlaps.q)))
+
+
+def _state(model: AttentionModel, overlaps: Overlaps) -> kernels.SliceState:
+    a1, a2 = model.target.contrasts
+    return kernels.SliceState(
+        model.rho / 2,
+        overlaps.V,
+        model.omega,
+        a1,
+        a2,
+        overlaps.m,
+        overlaps.theta / model.rho,
+        width(model, overlaps),
+    )
+
+
+def slice_averages(
+    model: AttentionModel, overlaps: Overlaps, rule: SliceRule
+) -> tuple[ChannelAverages, SliceReport]:
+    """Averages by the given rule, at overlaps near those that it was made for."""
+    state = _state(model, overlaps)
+    draws = kernels.frozen_averages(
+        rule.y, rule.radius, rule.ends, rule.panels, state, rule.grid, _table(rule.points, rule.step)
+    )
+    mass, gg, g_m, g_y, score, loss, loss_omega, slope, contraction, jump, unresolved = (
+        rule.weight @ draws
+    ).tolist()
+    V_hat = score / state.s**2
+    averages = ChannelAverages(
+        q_hat=gg,
+        m_hat=g_m if overlaps.m else 0.0,
+        V_hat=V_hat,
+        theta_hat=(g_y + overlaps.theta * V_hat) / model.rho if overlaps.theta else 0.0,
+        loss=loss,
+        loss_omega=loss_omega,
+    )
+    return averages, SliceReport(mass, slope, contraction, jump, unresolved)
+
+
+def slice_rule(
+    model: AttentionModel, overlaps: Overlaps, tol: float, contraction_tol: float | None = None
+) -> SliceRule:
+    """A slice rule for states near `overlaps`, adapted to them once.
+
+    Panels, radial and in b, are bisected until the error estimated for each from the decay of
+    its Legendre coefficients is below its share of `tol`.
+
+    Parameters
+    ----------
+    model : AttentionModel
+    overlaps : Overlaps
+    tol : float
+        Relative error aimed at in the averages, between 1e-2 and 1e-9.
+    contraction_tol : float, optional
+        The same for the contraction, whose integrand is singular where jumps end.
+    """
+    problem = _Problem.make(model, overlaps, tol)
+    points = 4 * max(1, round(ANGLES * max(1.0, model.sigma / 0.5) * (tol / 1e-6) ** -0.05))
+    points //= problem.fold
+    fractions = np.arange(points + 1) / points
+    some = np.linspace(0, 1, 5)
+    crude = _assemble(problem, some, _refine(problem, some, np.zeros(kernels.N_OUT)))
+    scales = _scales(crude.totals, problem.state)
+    if contraction_tol is not None:
+        scales[CONTRACTION] = crude.totals[CONTRACTION] * contraction_tol / tol
+    return _assemble(problem, fractions, _refine(problem, fractions, tol * scales)).rule
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What the construction of a rule is about."""
+
+    model: AttentionModel
+    V: float
+    state: kernels.SliceState
+    fold: int
+    grid: kernels.SliceGrid
+    points: int
+    step: float
+    legendre: NDArray[np.float64]
+
+    @classmethod
+    def make(cls, model: AttentionModel, overlaps: Overlaps, tol: float) -> _Problem:
+        state = _state(model, overlaps)
+        # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
+        cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 6))
+        panel = gauss_legendre(NODES, 0.0, 1.0)
+        cell = gauss_legendre(4 if tol > 3e-7 else 5, 0.0, 1.0)
+        slices = trapezoid_normal(B_STEP * (tol / 1e-6) ** 0.05, cut)
+        grid = kernels.SliceGrid(
+            slices.nodes,
+            slices.weights,
+            panel.nodes,
+            panel.weights,
+            B_PANEL,
+            _legendre(NODES),
+            cell.nodes,
+            cell.weights,
+            cut,
+            CELL,
+        )
+        step = SEARCH_STEP * (tol / 1e-5) ** 0.07
+        ring = [
+            teacher_fields(model, np.array(r), np.array(phi))
+            for r in np.linspace(0, cut, 5)
+            for phi in np.linspace(0, 2 * np.pi / symmetry(model, overlaps), 9)
+        ]
+        reach = 2 * model.sigma * np.sqrt(overlaps.V)
+        radius = max(kernels.box_radius(state, (y[0], y[1]), cut, reach, BOX) for y in ring)
+        centre = 2 * (cut * model.sigma * abs(state.tilt) + abs(state.m))
+        n = int(np.ceil((radius + centre + cut * state.s) / step)) + 4
+        return cls(
+            model,
+            overlaps.V,
+            state,
+            symmetry(model, overlaps),
+            grid,
+            2 * n + 1,
+            float(step),
+            _legendre(NODES),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ray:
+    """The refined radial rule at one angle."""
+
+    y: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    ends: NDArray[np.float64]
+    panels: NDArray[np.int64]
+    integral: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Assembled:
+    """A rule with the averages that its construction has computed anyway."""
+
+    rule: SliceRule
+    totals: NDArray[np.float64]
+
+
+def _refine(
+    problem: _Problem, fractions: NDArray[np.float64], tolerance: NDArray[np.float64]
+) -> list[_Ray]:
+    """Radial rules at the given fractions of the fundamental angle, refined to `tolerance`.
+
+    With a tolerance of zero nothing is refined.
+    """
+    cut = problem.grid.cut
+    todo = []
+    for ray, fraction in enumerate(fractions):
+        phi = 2 * np.pi / problem.fold * fraction
+        ends = [0.0, *onsets(problem.model, problem.V, phi, cut), cut]
+        for lo, hi in zip(ends[:-1], ends[1:], strict=True):
+            count = max(1, int(np.ceil((hi - lo) / R_PANEL)))
+            edges = np.linspace(lo, hi, count + 1)
+            todo += [(ray, phi, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts: list[list[_Ray]] = [[] for _ in fractions]
+    for generation in range(R_BISECTIONS + 1):
+        panels = [(ray, phi, gauss_legendre(NODES, lo, hi)) for ray, phi, lo, hi in todo]
+        r = np.concatenate([rule.nodes for _, _, rule in panels])
+        y = teacher_fields(problem.model, r, np.repeat([phi for _, phi, _ in panels], NODES))
+        density = r * np.exp(-(r**2) / 2)
+        weight = density * np.concatenate([rule.weights for _, _, rule in panels])
+        radius = _radii(problem, y)
+        # every draw may err by its share: the weights sum to one
+        share = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
+        averages, ends, count = kernels.refined_averages(
+            y, radius, 0.3 * tolerance * share, problem.state, problem.grid, _table(problem.points, problem.step)
+        )
+        bisected = []
+        for p, (ray, phi, lo, hi) in enumerate(todo):
+            here = slice(p * NODES, (p + 1) * NODES)
+            samples = averages[here] * density[here, None]
+            error = kernels.panel_error(samples, hi - lo, problem.legendre, 0.3 * tolerance)
+            if error > 1 and generation < R_BISECTIONS:
+                middle = 0.5 * (lo + hi)
+                bisected += [(ray, phi, lo, middle), (ray, phi, middle, hi)]
+            else:
+                parts[ray].append(
+                    _Ray(
+                        y[here],
+                        weight[here],
+                        radius[here],
+                        ends[here],
+                        count[here],
+                        weight[here] @ averages[here],
+                    )
+                )
+        if not bisected:
+            break
+        todo = bisected
+    return [
+        _Ray(
+            *(np.concatenate([getattr(part, name) for part in ray]) for name in _RAY_ARRAYS),
+            np.sum([part.integral for part in ray], axis=0),
+        )
+        for ray in parts
+    ]
+
+
+_RAY_ARRAYS = ("y", "weight", "radius", "ends", "panels")
+
+
+def _assemble(
+    problem: _Problem, fractions: NDArray[np.float64], rays: list[_Ray]
+) -> _Assembled:
+    """The trapezoid rule over the angles: by symmetry its two ends count half."""
+    angular = np.full(len(rays), 1 / (len(rays) - 1))
+    angular[[0, -1]] /= 2
+    weight = np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)])
+    y, _, radius, ends, panels = (
+        np.concatenate([getattr(ray, name) for ray in rays]) for name in _RAY_ARRAYS
+    )
+    rule = SliceRule(
+        y, weight, radius, ends[:, : panels.max() + 1], panels, problem.grid, problem.points, problem.step
+    )
+    return _Assembled(rule, angular @ np.array([ray.integral for ray in rays]))
+
+
+def _radii(problem: _Problem, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Search radius of each draw: the bound of `slices_kernels.box_radius` and a margin."""
+    reach = 2 * problem.model.sigma * np.sqrt(problem.V)
+    step = problem.step
+    cut = problem.grid.cut
+    return np.array(
+        [kernels.box_radius(problem.state, (a, b), cut, reach, BOX) + 2 * step for a, b in y]
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _table(points: int, step: float) -> tuple[NDArray[np.float64], ...]:
+    """The search grid: its axis and the student contrasts on it, U by rows and W by columns."""
+    axis = (np.arange(points) - points // 2) * step
+    U, W = np.meshgrid(axis, axis, indexing="ij")
+    s = softmax_contrasts(np.stack([W + U, W - U], axis=-1) * np.sqrt(0.5))
+    return axis, np.ascontiguousarray(s[..., 0]), np.ascontiguousarray(s[..., 1])
+
+
+def _legendre(n: int) -> NDArray[np.float64]:
+    """Matrix (degree, node) that turns samples at Gauss nodes into Legendre coefficients."""
+    x, w = np.polynomial.legendre.leggauss(n)
+    return np.polynomial.legendre.legvander(x, n - 1).T * w * (np.arange(n)[:, None] + 0.5)
+
+
+def _scales(totals: NDArray[np.float64], state: kernels.SliceState) -> NDArray[np.float64]:
+    """What an error of each output is measured against; 0 where it does not matter.
+
+    The size of the average itself, or a fiftieth of its Cauchy-Schwarz bound where that is
+    more: averages that nearly cancel need not be known to a relative error.
+    """
+    gg, loss = totals[1], totals[5]
+    size = np.sqrt(gg)
+    natural = np.array([gg, size, size * np.sqrt(2 * state.c), size * state.s, loss])
+    scales = np.zeros(kernels.N_OUT)
+    scales[1:6] = np.maximum(abs(totals[1:6]), natural / 50)
+    return scales

@@ -1,0 +1,100 @@
+"""One-dimensional quadrature rules that say how exact they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Rule", "gauss_hermite_normal", "gauss_legendre", "trapezoid_normal"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """Nodes and weights: ``weights @ f(nodes)`` approximates an integral of f.
+
+    Attributes
+    ----------
+    nodes : array, shape (n,)
+        Increasing, read-only.
+    weights : array, shape (n,)
+        Positive, read-only.
+    degree : int or None
+        Every polynomial up to this degree is integrated exactly, and not every one of the next
+        degree.  None for a rule that is exact for no degree.
+    """
+
+    nodes: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    degree: int | None
+
+    def __post_init__(self) -> None:
+        if self.nodes.shape != self.weights.shape or self.nodes.ndim != 1:
+            raise ValueError(
+                "nodes and weights must be vectors of one length, "
+                f"got shapes {self.nodes.shape} and {self.weights.shape}"
+            )
+        self.nodes.setflags(write=False)
+        self.weights.setflags(write=False)
+
+
+def gauss_legendre(n: int, lo: float = -1.0, hi: float = 1.0) -> Rule:
+    """The n-point Gauss-Legendre rule for ``int_lo^hi f(x) dx``, exact to degree 2n - 1.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not a positive integer, or the interval is not finite with ``lo < hi``.
+    """
+    _require_positive_integer("n", n)
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+        raise ValueError(f"lo and hi must be finite with lo < hi, got lo = {lo!r}, hi = {hi!r}")
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    half = 0.5 * (hi - lo)
+    return Rule(0.5 * (lo + hi) + half * nodes, half * weights, 2 * n - 1)
+
+
+def gauss_hermite_normal(n: int) -> Rule:
+    """The n-point Gauss-Hermite rule for ``E f(x)``, x standard normal, exact to degree 2n - 1.
+
+    Raises
+    ------
+    ValueError
+        If `n` is not an integer in [1, 360]: above, the outermost weights underflow (they are
+        1e-299 at 360), and numpy's rule overflows with them.
+    """
+    _require_positive_integer("n", n)
+    if n > 360:
+        raise ValueError(f"n must be at most 360, got {n!r}")
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n)
+    return Rule(nodes, weights / math.sqrt(2 * math.pi), 2 * n - 1)
+
+
+def trapezoid_normal(step: float, cut: float) -> Rule:
+    """The trapezoid rule for ``E f(x)``, x standard normal, with nodes ``j step`` in [-cut, cut].
+
+    For f analytic near the real axis the error falls exponentially as `step` shrinks: for f = 1 it
+    is ``2 exp(-2 pi**2/step**2)`` (5e-9 at step 1, 1e-34 at 0.5), from the Poisson sum, less the
+    probability beyond `cut`, ``erfc(cut/sqrt(2))``.  The weights are not renormalised, so
+    ``sum(weights) - 1`` shows the difference.
+
+    Raises
+    ------
+    ValueError
+        Unless `step` and `cut` are finite with ``0 < step <= cut``.
+    """
+    if not (math.isfinite(step) and math.isfinite(cut) and 0 < step <= cut):
+        raise ValueError(
+            f"step and cut must be finite with 0 < step <= cut, got step = {step!r}, cut = {cut!r}"
+        )
+    # cut = 6 and step = .1 must have their node at 6, whatever the division rounds to.
+    outermost = math.floor(cut / step * (1 + 1e-12))
+    nodes = step * np.arange(-outermost, outermost + 1, dtype=float)
+    return Rule(nodes, step / math.sqrt(2 * math.pi) * np.exp(-0.5 * nodes**2), None)
+
+
+def _require_positive_integer(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
