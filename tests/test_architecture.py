@@ -18,7 +18,7 @@ PACKAGE = ROOT / "gamp_theory"
 # An import may only go down this list, or stay within one entry's own files.
 LAYERS = [
     {"numerics"},
-    {"mechanisms", "spectrum", "overlaps", "model"},
+    {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
     {"state_evolution", "stability", "observables", "empirical", "expansions"},
     {"transitions", "branches"},

@@ -21,15 +21,17 @@ SEARCH = 400  # points of a ray on which the ends of the unstable intervals are 
 BISECTIONS = 52
 
 
-def symmetry(model: AttentionModel, overlaps: Overlaps) -> int:
+def symmetry(model: AttentionModel, overlaps: Overlaps, even: bool = True) -> int:
     """Order of the symmetry of the average: 4, 2 or 1.
 
     ``y -> -y`` with the student's fields flipped as well (m = 0) or left alone (theta = 0), and,
     where both rows of A have the same contrast, ``(y_1, y_2, w_1, w_2) -> -(y_2, y_1, w_2, w_1)``.
-    Angles from 0 to ``2 pi/symmetry`` represent the whole plane.
+    Angles from 0 to ``2 pi/symmetry`` represent the whole plane.  Without `even`, the first of the
+    two is not counted.
     """
     a1, a2 = model.target.contrasts
-    return (1 + (overlaps.m == 0 or overlaps.theta == 0)) * (1 + (a1 == a2))
+    flip = even and (overlaps.m == 0 or overlaps.theta == 0)
+    return (1 + flip) * (1 + (a1 == a2))
 
 
 def teacher_fields(model: AttentionModel, r: NDArray, phi: NDArray) -> NDArray[np.float64]:

@@ -146,7 +146,12 @@ def slice_averages(
 
 
 def slice_rule(
-    model: AttentionModel, overlaps: Overlaps, tol: float, contraction_tol: float | None = None
+    model: AttentionModel,
+    overlaps: Overlaps,
+    tol: float,
+    contraction_tol: float | None = None,
+    *,
+    even: bool = True,
 ) -> SliceRule:
     """A slice rule for states near `overlaps`, adapted to them once.
 
@@ -161,8 +166,11 @@ def slice_rule(
         Relative error aimed at in the averages, between 1e-2 and 1e-9.
     contraction_tol : float, optional
         The same for the contraction, whose integrand is singular where jumps end.
+    even : bool
+        Whether the symmetries of `overlaps` may thin the teacher draws; say False if the rule is
+        to be used off the subspaces m = 0 and theta = 0.
     """
-    problem = _Problem.make(model, overlaps, tol)
+    problem = _Problem.make(model, overlaps, tol, even)
     points = 4 * max(1, round(ANGLES * max(1.0, model.sigma / 0.5) * (tol / 1e-6) ** -0.05))
     points //= problem.fold
     fractions = np.arange(points + 1) / points
@@ -188,7 +196,10 @@ class _Problem:
     legendre: NDArray[np.float64]
 
     @classmethod
-    def make(cls, model: AttentionModel, overlaps: Overlaps, tol: float) -> _Problem:
+    def make(
+        cls, model: AttentionModel, overlaps: Overlaps, tol: float, even: bool
+    ) -> _Problem:
+        fold = symmetry(model, overlaps, even)
         state = _state(model, overlaps)
         # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
         cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 6))
@@ -211,7 +222,7 @@ class _Problem:
         ring = [
             teacher_fields(model, np.array(r), np.array(phi))
             for r in np.linspace(0, cut, 5)
-            for phi in np.linspace(0, 2 * np.pi / symmetry(model, overlaps), 9)
+            for phi in np.linspace(0, 2 * np.pi / fold, 9)
         ]
         reach = 2 * model.sigma * np.sqrt(overlaps.V)
         radius = max(kernels.box_radius(state, (y[0], y[1]), cut, reach, BOX) for y in ring)
@@ -221,7 +232,7 @@ class _Problem:
             model,
             overlaps.V,
             state,
-            symmetry(model, overlaps),
+            fold,
             grid,
             2 * n + 1,
             float(step),

@@ -1,0 +1,252 @@
+"""kappa, the growth rate of random perturbations (docs/theory.md, section 6), from slices.
+
+The teacher field is integrated in polar coordinates as in :mod:`gamp_theory.channel.slices`.
+Where the origin turns into a double well the integrand is logarithmically singular, so radial
+panels end there, and nodes crowd quadratically at all ends of panels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gamp_theory.channel import contraction_kernels as kernels
+from gamp_theory.channel.outer import symmetry, teacher_fields
+from gamp_theory.channel.plane import scalars
+from gamp_theory.channel.plane_kernels import unstable_brackets, unstable_ends
+from gamp_theory.channel.slices import _legendre, _state, _table
+from gamp_theory.channel.slices_kernels import SliceState, box_radius, panel_error
+from gamp_theory.model import AttentionModel
+from gamp_theory.numerics.quadrature import gauss_legendre
+from gamp_theory.overlaps import Overlaps
+
+__all__ = ["Contraction", "contraction"]
+
+NODES = 8  # of a radial panel
+B_NODES = 8  # of a panel in b
+CELL_NODES = 4
+R_PANEL = 3.5  # widest panels, in standard deviations
+B_PANEL = 3.5
+CELL = 1.5
+R_BISECTIONS = 5
+ANGLES = 6  # on the quarter circle, at tol = 1e-3
+SEARCH_STEP = 0.2
+SCAN = 64  # cells in which onsets are bracketed
+RADIUS_MESH = (9, 5)  # radii and angles at which the search radius is bounded
+BOX = 6
+COARSER = 8.0  # tolerance of the companion rule, relative
+#: Below this size an average need not be known to a relative error.
+LEAST = np.array([0.0, 0.01, 0.01, 1e-3, 0.0])
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The regular part of the prox's linear response at one state, per unit of alpha.
+
+    Attributes
+    ----------
+    value : float
+        ``E |dprox/dw - 1|_F**2`` from pointwise derivatives: kappa/alpha.
+    error : float
+        Estimate of its absolute error: the difference to a coarser rule.
+    jump_mass : float
+        J, the part that the jumps of the prox have in ``V E sum dg_l/dw_l``.
+    slope : float
+        ``-E sum dg_l/dw_l`` from pointwise derivatives: ``V_hat + J/V``.
+    jump_mass_error : float
+        Estimate of the absolute error of `jump_mass`.
+    unresolved : float
+        Probability mass that could not be treated, bounded from above; its share of `value`
+        is unknown, and not in `error`.
+    """
+
+    value: float
+    error: float
+    jump_mass: float
+    slope: float
+    jump_mass_error: float
+    unresolved: float
+
+
+def contraction(model: AttentionModel, overlaps: Overlaps, tol: float = 1e-3) -> Contraction:
+    """kappa/alpha at a state, without the jumps of the prox, and what the jumps amount to.
+
+    Parameters
+    ----------
+    model : AttentionModel
+    overlaps : Overlaps
+    tol : float
+        Relative error aimed at, between 1e-2 and 1e-5.
+
+    Raises
+    ------
+    ValueError
+        If `tol` is out of range.
+    """
+    if not 1e-5 <= tol <= 1e-2:
+        raise ValueError(f"tol must be between 1e-5 and 1e-2, got {tol!r}")
+    problem = _Problem.make(model, overlaps, tol)
+    points = max(1, round(4 * ANGLES / problem.fold * (tol / 1e-3) ** -0.2))
+    # the companion sets the scale for the tolerances of the rule proper
+    first = _integrate(problem, np.linspace(0, 1, points // 2 + 1), None)
+    coarse = _integrate(problem, np.linspace(0, 1, points // 2 + 2), COARSER * tol * _scale(first))
+    fine = _integrate(problem, np.linspace(0, 1, points + 1), tol * _scale(coarse))
+    error = abs(fine - coarse)
+    return Contraction(
+        value=float(fine[2]),
+        error=float(error[2]),
+        jump_mass=float(fine[3]),
+        slope=float(fine[1]),
+        jump_mass_error=float(error[3]),
+        unresolved=float(fine[4]),
+    )
+
+
+def _scale(totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    scale = np.maximum(abs(totals), LEAST)
+    scale[[0, 1, 4]] = 0.0  # where kappa is right, mass and slope are
+    return scale
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """What all rules at one state share."""
+
+    model: AttentionModel
+    overlaps: Overlaps
+    state: SliceState
+    fold: int
+    grid: kernels.ContractionGrid
+    points: int
+    step: float
+    radii: NDArray[np.float64]
+    legendre: NDArray[np.float64]
+
+    @classmethod
+    def make(cls, model: AttentionModel, overlaps: Overlaps, tol: float) -> _Problem:
+        state = _state(model, overlaps)
+        # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
+        cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 3))
+        panel = gauss_legendre(B_NODES, 0.0, 1.0)
+        cell = gauss_legendre(CELL_NODES, 0.0, 1.0)
+        grid = kernels.ContractionGrid(
+            panel.nodes,
+            panel.weights,
+            _legendre(B_NODES),
+            cell.nodes,
+            cell.weights,
+            cut,
+            B_PANEL,
+            CELL,
+        )
+        fold = symmetry(model, overlaps)
+        r = np.linspace(0, cut, RADIUS_MESH[0])
+        phi = np.linspace(0, 2 * np.pi / fold, RADIUS_MESH[1] * 4 // fold)
+        mesh = teacher_fields(model, r[:, None], phi[None, :])
+        half_width = 2 * model.sigma * np.sqrt(overlaps.V)
+        radii = np.array(
+            [[box_radius(state, (y[0], y[1]), cut, half_width, BOX) for y in row] for row in mesh]
+        )
+        centre = 2 * (cut * model.sigma * abs(state.tilt) + abs(state.m))
+        n = int(np.ceil((radii.max() + centre + cut * state.s) / SEARCH_STEP)) + 4
+        return cls(
+            model,
+            overlaps,
+            state,
+            fold,
+            grid,
+            2 * n + 1,
+            SEARCH_STEP,
+            radii,
+            _legendre(NODES),
+        )
+
+    def search_radius(self, r: NDArray[np.float64], phi: float) -> NDArray[np.float64]:
+        """How far the prox can be from the window of w: the largest at the corners of the mesh."""
+        n_r, n_phi = self.radii.shape
+        x = r / self.grid.cut * (n_r - 1)
+        i = np.minimum(x.astype(int), n_r - 2)
+        j = min(int(phi * self.fold / (2 * np.pi) * (n_phi - 1)), n_phi - 2)
+        corners = [self.radii[i + p, j + q] for p in (0, 1) for q in (0, 1)]
+        return np.max(corners, axis=0) + 2 * self.step
+
+
+def _integrate(
+    problem: _Problem, fractions: NDArray[np.float64], tolerance: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """All averages; radial panels and those in b are bisected to a tolerance (None: not at all).
+
+    The trapezoid rule over the angles: by symmetry its two ends count half.
+    """
+    cut = problem.grid.cut
+    refined = tolerance is not None
+    allowed = tolerance if tolerance is not None else np.zeros(kernels.N_OUT)
+    x, w = problem.grid.b_gauss, problem.grid.b_gauss_weight
+    x, w = (x, w) if NODES == B_NODES else _unit(NODES)
+    place, jacobian = x * x * (3 - 2 * x), 6 * x * (1 - x)
+    angular = np.full(fractions.size, 1 / (fractions.size - 1))
+    angular[[0, -1]] /= 2
+    angles = 2 * np.pi / problem.fold * fractions
+    todo = [
+        (phi, share, lo, hi)
+        for phi, share, ends in zip(angles, angular, _ends(problem, angles), strict=True)
+        for lo, hi in _cut_up(ends)
+    ]
+    total = np.zeros(kernels.N_OUT)
+    for generation in range(R_BISECTIONS + 1):
+        r = np.concatenate([lo + (hi - lo) * place for _, _, lo, hi in todo])
+        phi = np.repeat([phi for phi, _, _, _ in todo], NODES)
+        density = r * np.exp(-(r**2) / 2)
+        density *= np.concatenate([(hi - lo) * jacobian for _, _, lo, hi in todo])
+        y = teacher_fields(problem.model, r, phi)
+        radius = np.concatenate(
+            [problem.search_radius(lo + (hi - lo) * place, phi) for phi, _, lo, hi in todo]
+        )
+        weight = density * np.tile(w, len(todo))
+        # every draw may err by its share: the weights sum to one
+        room = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
+        sums, _ = kernels.contraction_sums(
+            y, radius, 0.3 * allowed * room, problem.state, problem.grid, _table(problem.points, problem.step)
+        )
+        bisected = []
+        for p, (angle, share, lo, hi) in enumerate(todo):
+            here = slice(p * NODES, (p + 1) * NODES)
+            samples = sums[here] * density[here, None]
+            error = panel_error(samples, 1.0, problem.legendre, 0.3 * allowed)
+            if refined and error > 1 and generation < R_BISECTIONS:
+                middle = 0.5 * (lo + hi)
+                bisected += [(angle, share, lo, middle), (angle, share, middle, hi)]
+            else:
+                total += share * (w @ samples)
+        if not bisected:
+            break
+        todo = bisected
+    return total
+
+
+def _unit(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rule = gauss_legendre(n, 0.0, 1.0)
+    return rule.nodes, rule.weights
+
+
+def _ends(problem: _Problem, angles: NDArray[np.float64]) -> list[list[float]]:
+    """Radii from 0 to the cut at which the origin turns into a double well, or back."""
+    cut = problem.grid.cut
+    state, target = scalars(problem.model, problem.overlaps)
+    brackets = unstable_brackets(angles, SCAN, cut, target, state)
+    ends = unstable_ends(brackets, 0.0, target, state)
+    return [
+        [0.0, *sorted(e for e in ends[brackets[:, 0] == phi].ravel() if 0 < e < cut), cut]
+        for phi in angles
+    ]
+
+
+def _cut_up(ends: list[float]) -> list[tuple[float, float]]:
+    """Panels no wider than R_PANEL."""
+    panels = []
+    for lo, hi in zip(ends[:-1], ends[1:], strict=True):
+        edges = np.linspace(lo, hi, max(1, int(np.ceil((hi - lo) / R_PANEL))) + 1)
+        panels += [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return panels

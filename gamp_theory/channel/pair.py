@@ -1,0 +1,159 @@
+"""The channel of two tokens, rank one: picks a rule, freezes it, and says how far to trust it.
+
+Two deterministic rules give the same averages (docs/numerics.md).  The plane rule is the fast
+one; it knows where it can not be used.  The slice rule takes over there by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gamp_theory.channel.base import ChannelAverages
+from gamp_theory.channel.plane import (
+    PlaneRule,
+    PlaneUnusable,
+    outer_folds,
+    plane_averages,
+    plane_rule,
+)
+from gamp_theory.channel.slices import SliceRule, slice_averages, slice_rule
+from gamp_theory.model import AttentionModel
+from gamp_theory.overlaps import Overlaps
+
+__all__ = ["PairChannel", "PairRule"]
+
+#: Accuracy of the plane rule by level, and the finest slices worth their time.
+PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
+FINEST_SLICES = 1e-8
+MOST_SLICES = 80_000
+#: By how much the companion of a slice rule is coarser.
+COARSER = 10.0
+#: What a truncated hole can cost, relative to the density that was cut off.
+TRUNCATION = 5.0
+
+
+@dataclass(frozen=True)
+class PairRule:
+    """A frozen rule: its averages are a fixed, smooth function of the overlaps.
+
+    Attributes
+    ----------
+    model : AttentionModel
+    at : Overlaps
+        The state it was made for.
+    tol : float
+        The relative accuracy it was made for.
+    nodes : PlaneRule or SliceRule
+    even : bool
+        Whether it uses the symmetries of the state.
+    """
+
+    model: AttentionModel
+    at: Overlaps
+    tol: float
+    nodes: PlaneRule | SliceRule
+    even: bool
+
+    @property
+    def kind(self) -> str:
+        """``"plane"`` or ``"slices"``."""
+        return "plane" if isinstance(self.nodes, PlaneRule) else "slices"
+
+    @property
+    def costly(self) -> bool:
+        """Whether one evaluation takes a second or more."""
+        return isinstance(self.nodes, SliceRule) and self.nodes.slices > MOST_SLICES
+
+    def averages(self, overlaps: Overlaps) -> ChannelAverages:
+        """The averages at overlaps near those that the rule was made for."""
+        return _evaluate(self.model, overlaps, self.nodes)[0]
+
+    def error(self, overlaps: Overlaps, averages: ChannelAverages) -> ChannelAverages:
+        """Signed estimate of the error of `averages`: a coarser rule against this one.
+
+        What the two have in common (holes cut short, cells left out) is added with the sign of
+        the difference.
+        """
+        nodes: PlaneRule | SliceRule
+        if isinstance(self.nodes, PlaneRule):
+            flip = None if self.even else False
+            nodes = plane_rule(self.model, self.at, self.nodes.level - 1, flip=flip)
+        else:
+            nodes = slice_rule(self.model, self.at, min(COARSER * self.tol, 0.01), even=self.even)
+        coarse, _ = _evaluate(self.model, overlaps, nodes)
+        _, shared = _evaluate(self.model, overlaps, self.nodes)
+        fine = averages.as_array()
+        difference = coarse.as_array() - fine
+        return ChannelAverages.from_array(
+            difference + np.copysign(shared * np.abs(fine), difference)
+        )
+
+
+class PairChannel:
+    """Averages over the fields of a two-token, rank-one model.
+
+    Parameters
+    ----------
+    model : AttentionModel
+    """
+
+    def __init__(self, model: AttentionModel) -> None:
+        self.model = model
+
+    def rule(
+        self, overlaps: Overlaps, tol: float, *, even: bool = True, checked: bool = True
+    ) -> PairRule:
+        """A rule of relative accuracy about `tol` for states near `overlaps`.
+
+        The plane rule where it is sound, the slice rule elsewhere.
+
+        Parameters
+        ----------
+        overlaps : Overlaps
+        tol : float
+            Between 1e-2 and 1e-8.
+        even : bool
+            Whether the states it will be used for share the symmetries of `overlaps`; say False
+            for differences out of the subspaces m = 0 and theta = 0.
+        checked : bool
+            Whether the plane rule must pass its own tests; a search may do without.
+        """
+        level = int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol))
+        if level < len(PLANE_TOLERANCES):
+            try:
+                nodes = plane_rule(
+                    self.model, overlaps, max(level, 1), flip=None if even else False
+                )
+                if TRUNCATION * nodes.truncation < max(tol, 1e-6) and (
+                    not checked or self._sound(overlaps, nodes, tol)
+                ):
+                    return PairRule(self.model, overlaps, tol, nodes, even)
+            except PlaneUnusable:
+                pass
+        return self.slices(overlaps, tol, even=even)
+
+    def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
+        """The slice rule, whatever the plane rule could do."""
+        tol = min(max(tol, FINEST_SLICES), 0.01)
+        nodes = slice_rule(self.model, overlaps, tol, even=even)
+        return PairRule(self.model, overlaps, tol, nodes, even)
+
+    def _sound(self, overlaps: Overlaps, nodes: PlaneRule, tol: float) -> bool:
+        """Whether nothing that the plane rule can see of itself speaks against it."""
+        _, seen = plane_averages(self.model, overlaps, nodes)
+        coarse = plane_rule(self.model, overlaps, 1) if nodes.level > 1 else nodes
+        lost = TRUNCATION * seen.truncation + outer_folds(self.model, overlaps, coarse)
+        return lost < max(tol, 1e-6) and abs(seen.mass) + seen.hole_mass < 30 * max(tol, 1e-6)
+
+
+def _evaluate(
+    model: AttentionModel, overlaps: Overlaps, rule: PlaneRule | SliceRule
+) -> tuple[ChannelAverages, float]:
+    """Averages, and the relative error that a finer rule of the kind would share."""
+    if isinstance(rule, SliceRule):
+        averages, report = slice_averages(model, overlaps, rule)
+        return averages, report.unresolved
+    averages, diagnostics = plane_averages(model, overlaps, rule)
+    return averages, TRUNCATION * diagnostics.truncation

@@ -1,0 +1,342 @@
+"""The phase transition at omega = 0.3, for someone who has just arrived.
+
+Follows three branches along alpha, finds where the training losses of two of them cross, says in
+words what that means, and leaves a figure and a labelled dataset behind.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gamp_theory.cli import (
+    OVERLAPS,
+    Answer,
+    concise,
+    follow_branches,
+    replacing,
+    settled,
+    table,
+    transition_record,
+)
+from gamp_theory.model import AttentionModel
+
+if TYPE_CHECKING:
+    import xarray
+
+    from gamp_theory.state_evolution import FixedPoint
+    from gamp_theory.transitions import Transition
+
+__all__ = ["run_demo", "transition_dataset"]
+
+STARTS = ("semantic", "positional", "uninformed")
+ALPHAS = tuple(round(0.05 * k, 2) for k in range(2, 41))  # 0.1, 0.15, ..., 2
+SHOWN = (0.25, 0.5, 0.75, 1.0, 1.2, 1.3, 1.5, 1.75, 2.0)  # rows of the table
+LAM = 0.01
+TOL = 1e-6
+JOBS = 2
+
+_ABOUT = {
+    "q": ("student norm Q.Sigma.Q/d", "1"),
+    "m": ("positional overlap Q.p_1/sqrt(d)", "1"),
+    "V": ("response, the variance of the cavity field", "1"),
+    "theta": ("semantic overlap Q.Sigma.Q*/d", "1"),
+    "train_loss": ("training loss min R/d", "1"),
+    "test_error": ("test error per token and dimension", "1"),
+}
+
+
+def run_demo(out: Path, advance: Callable[..., object]) -> Answer:
+    """Compute the story, write ``transition.png`` and ``transition.nc`` into `out`.
+
+    Parameters
+    ----------
+    out : Path
+        A directory that exists.
+    advance : callable
+        Called after each fixed point, and with ``total=`` before the first.
+    """
+    began = time.perf_counter()
+    model = AttentionModel.mixture()
+    advance(0, total=len(STARTS) * len(ALPHAS) + 2)
+    # Downwards: where there is enough data both informed branches are there to be followed.
+    points, complete = follow_branches(
+        model, ALPHAS[::-1], LAM, STARTS, tol=TOL, advance=advance, jobs=JOBS
+    )
+    if not complete:
+        raise KeyboardInterrupt
+    transitions = _transitions(model, advance)
+    dataset = transition_dataset(model, {s: points[s][::-1] for s in STARTS}, transitions)
+    files = {"figure": out / "transition.png", "data": out / "transition.nc"}
+    _write(dataset, files)
+
+    flat = [point for start in STARTS for point in points[start]]
+    done = all(map(settled, flat)) and all(map(settled, transitions.values()))
+    seconds = time.perf_counter() - began
+    document: dict[str, Any] = {
+        name: transition_record(transition, model, LAM) for name, transition in transitions.items()
+    }
+    document |= {
+        "linear_error": float(dataset["linear_error"]),
+        "points": len(flat),
+        "unsettled": [
+            {"start": p.start, "alpha": p.alpha, "status": p.status.token, "message": p.message}
+            for p in flat
+            if not settled(p)
+        ],
+        "files": [str(path) for path in files.values()],
+        "seconds": seconds,
+        "status": "converged" if done else "incomplete",
+        "message": "Everything converged." if done else "Not everything converged.",
+    }
+    text = "\n".join(
+        [_story(dataset, points, transitions), *_unsettled(document), _closing(files, seconds)]
+    )
+    return Answer(document, text, 0 if done else 1)
+
+
+def transition_dataset(
+    model: AttentionModel,
+    points: Mapping[str, Sequence[FixedPoint]],
+    transitions: Mapping[str, Transition],
+) -> xarray.Dataset:
+    """Branches along alpha and the transitions between them, labelled.
+
+    Parameters
+    ----------
+    model : AttentionModel
+    points : mapping of str to sequence of FixedPoint
+        By start; all along the same values of alpha, in rising order.
+    transitions : mapping of str to Transition
+        ``alpha_c`` and ``alpha_l``.
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions branch (the start that was followed) and alpha.
+    """
+    import xarray
+
+    starts = list(points)
+    first = points[starts[0]]
+
+    def grid(value: Callable[[FixedPoint], Any]) -> tuple[tuple[str, str], np.ndarray]:
+        return ("branch", "alpha"), np.array([[value(p) for p in points[s]] for s in starts])
+
+    dataset = xarray.Dataset(
+        coords={
+            "branch": ("branch", starts, {"long_name": "start from which the branch was followed"}),
+            "alpha": (
+                "alpha",
+                [point.alpha for point in first],
+                {"long_name": "sample ratio n/d", "units": "1"},
+            ),
+        }
+    )
+    for name, (long_name, units) in _ABOUT.items():
+        dataset[name] = grid(lambda p, name=name: _value(p, name))
+        dataset[name].attrs = {"long_name": long_name, "units": units}
+        dataset[f"{name}_error"] = grid(
+            lambda p, name=name: math.nan if p.errors is None else getattr(p.errors, name)
+        )
+        dataset[f"{name}_error"].attrs = {"long_name": f"error bar of {name}", "units": units}
+    for name, long_name in (
+        ("jump_mass", "jump mass of the proximal map; replica symmetry is broken where positive"),
+        ("replicon", "replicon, regular part; 1 on the AT line"),
+    ):
+        dataset[name] = grid(
+            lambda p, name=name: math.nan if p.stability is None else getattr(p.stability, name)
+        )
+        dataset[name].attrs = {"long_name": long_name, "units": "1"}
+    dataset["stable"] = grid(lambda p: p.stability is not None and bool(p.stability.stable))
+    dataset["stable"].attrs["long_name"] = (
+        "whether no eigenvalue of the map has real part 1 or more; false where not known"
+    )
+    dataset["status"] = grid(lambda p: p.status.token)
+    dataset["status"].attrs["long_name"] = "how the solve ended"
+    dataset["reached"] = grid(lambda p: p.branch or "")
+    dataset["reached"].attrs["long_name"] = "branch on which the solve ended"
+
+    _add_lowest(dataset)
+    for name, transition in transitions.items():
+        dataset[name] = ((), transition.value)
+        dataset[name].attrs = {
+            "long_name": _THRESHOLDS[name],
+            "units": "1",
+            "status": transition.status.token,
+        }
+        dataset[f"{name}_error"] = ((), transition.error)
+        dataset[f"{name}_error"].attrs = {"long_name": f"error bar of {name}", "units": "1"}
+    dataset["linear_error"] = ((), first[0].linear_error)
+    dataset["linear_error"].attrs = {"long_name": "test error of the best linear layer", "units": "1"}
+    dataset.attrs = _provenance(model, first[0].lam, first[0].tol)
+    return dataset
+
+
+_THRESHOLDS = {
+    "alpha_c": "sample ratio at which semantic and positional training losses are equal",
+    "alpha_l": "sample ratio at which the branch of lowest training loss beats the linear layer",
+}
+
+
+def _add_lowest(dataset: xarray.Dataset) -> None:
+    """The branch of lowest training loss as one curve; NaN and "" where nothing converged."""
+    loss = dataset["train_loss"].where(dataset["status"] == "converged")
+    there = loss.notnull().any("branch")
+    index = loss.fillna(math.inf).argmin("branch")
+    for name in ("train_loss", "test_error"):
+        for suffix in ("", "_error"):
+            lowest = dataset[name + suffix].isel(branch=index).drop_vars("branch").where(there)
+            lowest.attrs = {
+                "long_name": f"{dataset[name + suffix].attrs['long_name']}, on the branch of "
+                "lowest training loss",
+                "units": "1",
+            }
+            dataset[f"lowest_{name}{suffix}"] = lowest
+    lowest = dataset["reached"].isel(branch=index).drop_vars("branch").where(there, "")
+    lowest.attrs = {"long_name": "branch of lowest training loss"}
+    dataset["lowest_branch"] = lowest
+
+
+def _value(point: FixedPoint, name: str) -> float:
+    if name not in OVERLAPS:
+        return getattr(point, name)
+    return math.nan if point.overlaps is None else getattr(point.overlaps, name)
+
+
+def _provenance(model: AttentionModel, lam: float, tol: float) -> dict[str, Any]:
+    packages = ("gamp-theory", "numpy", "scipy", "numba", "xarray")
+    return {
+        "title": "Positional and semantic solutions of a solvable attention model",
+        "omega": model.omega,
+        "sigma": model.sigma,
+        "lam": lam,
+        "A": ";".join(",".join(map(repr, row)) for row in model.target.A),
+        "positions": ",".join(map(repr, model.positions)),
+        "tol": tol,
+        "command": "gamp-theory demo",
+        "python": platform.python_version(),
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _transitions(model: AttentionModel, advance: Callable[..., object]) -> dict[str, Transition]:
+    """Both thresholds, side by side."""
+    from gamp_theory.transitions import find_transition
+
+    def find(kind: str) -> Transition:
+        found = find_transition(model, kind, alpha=(ALPHAS[0], ALPHAS[-1]), lam=LAM, tol=TOL)
+        advance()
+        return found
+
+    kinds = ("alpha_c", "alpha_l")
+    with ThreadPoolExecutor(JOBS) as pool:
+        return dict(zip(kinds, pool.map(find, kinds), strict=True))
+
+
+def _write(dataset: xarray.Dataset, files: Mapping[str, Path]) -> None:
+    from gamp_theory import plotting
+
+    with replacing(files["data"]) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
+    with replacing(files["figure"]) as temporary:
+        plotting.save(plotting.plot_transition(dataset), temporary)
+
+
+# ---------------------------------------------------------------------------------- in words
+
+
+def _story(
+    dataset: xarray.Dataset,
+    points: Mapping[str, Sequence[FixedPoint]],
+    transitions: Mapping[str, Transition],
+) -> str:
+    model = points[STARTS[0]][0].model
+    lines = [
+        f"An attention layer learns from n = alpha d sentences (omega = {model.omega:g}, "
+        f"sigma = {model.sigma:g}, lam = {LAM:g}).",
+        "Its teacher looks at what the words mean, and to a part omega at where they stand.",
+        "The student can imitate either: a semantic solution (theta > 0, m = 0) or a positional",
+        "one (m > 0, theta = 0). Training prefers the lower training loss:",
+        "",
+        _story_table(dataset, points),
+        "",
+    ]
+    alpha_c, alpha_l = transitions["alpha_c"], transitions["alpha_l"]
+    if math.isfinite(alpha_c.value):
+        lines += [f"alpha_c = {concise(alpha_c.value, alpha_c.error)}"]
+        lines += [f"    {sentence}" for sentence in _jump(dataset, alpha_c.value)]
+    else:
+        lines += [f"alpha_c: {alpha_c.message}"]
+    linear = float(dataset["linear_error"])
+    if math.isfinite(alpha_l.value):
+        lines += [
+            f"alpha_l = {concise(alpha_l.value, alpha_l.error)}",
+            "    from here on attention generalises better than the best linear layer, whose test",
+            f"    error is {linear:.9g}.",
+        ]
+    else:
+        lines += [f"alpha_l: {alpha_l.message}"]
+    return "\n".join(lines)
+
+
+def _story_table(dataset: xarray.Dataset, points: Mapping[str, Sequence[FixedPoint]]) -> str:
+    rows = [["alpha", "semantic loss", "positional loss", "lower", "its test error"]]
+    for alpha in SHOWN:
+        here = dataset.sel(alpha=alpha, method="nearest")
+        rows.append(
+            [
+                f"{float(here['alpha']):.2f}",
+                *(_loss_cell(here, branch) for branch in ("semantic", "positional")),
+                str(here["lowest_branch"].values) or "-",
+                concise(float(here["lowest_test_error"]), float(here["lowest_test_error_error"])),
+            ]
+        )
+    return table(rows, left=0)
+
+
+def _loss_cell(here: xarray.Dataset, branch: str) -> str:
+    """The training loss of a branch, or that it is not there."""
+    part = here.sel(branch=branch)
+    if str(part["status"].values) != "converged":
+        return str(part["status"].values)
+    if str(part["reached"].values) != branch:
+        return f"({part['reached'].values})"
+    return concise(float(part["train_loss"]), float(part["train_loss_error"]))
+
+
+def _jump(dataset: xarray.Dataset, alpha_c: float) -> list[str]:
+    """What happens to the lowest branch at alpha_c."""
+    alpha = dataset["alpha"].values
+    right = int(np.clip(np.searchsorted(alpha, alpha_c), 1, alpha.size - 1))
+    before, after = (dataset.isel(alpha=i) for i in (right - 1, right))
+    names = [str(side["lowest_branch"].values) for side in (before, after)]
+    errors = [float(side["lowest_test_error"]) for side in (before, after)]
+    return [
+        f"the lower loss changes hands, from the {names[0]} to the {names[1]} solution: a first-",
+        f"order transition. The test error jumps, from {errors[0]:.3g} (alpha = "
+        f"{float(before['alpha']):g}) to {errors[1]:.3g} (alpha = {float(after['alpha']):g}).",
+    ]
+
+
+def _unsettled(document: Mapping[str, Any]) -> list[str]:
+    return [
+        f"not converged: {p['start']}, alpha = {p['alpha']:g}: {p['status']}. {p['message']}"
+        for p in document["unsettled"]
+    ]
+
+
+def _closing(files: Mapping[str, Path], seconds: float) -> str:
+    return (
+        "Digits in brackets are error bars, in units of the last digit.\n"
+        f"Wrote {' and '.join(str(path) for path in files.values())} in {seconds:.0f} s."
+    )

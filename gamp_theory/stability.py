@@ -1,0 +1,158 @@
+"""Stability of a fixed point: the Jacobian of the map, the replicon, the jump mass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gamp_theory.channel.contraction import contraction
+from gamp_theory.model import AttentionModel
+from gamp_theory.overlaps import Overlaps
+
+__all__ = ["MapJacobian", "Stability", "map_jacobian", "origin_stability", "stability"]
+
+Vector = NDArray[np.float64]
+#: Difference steps: relative in the overlaps, and out of a subspace in units of sqrt(q).
+STEP = 3e-4
+TRANSVERSE_STEP = 1e-3
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What is known of the stability of a fixed point (docs/theory.md, section 6).
+
+    Attributes
+    ----------
+    eigenvalues : tuple of complex
+        Of the Jacobian of the undamped map in (q, m, V, theta), by decreasing real part.  The
+        branch changes stability only where a real one crosses +1; one below -1 says that the
+        undamped iteration oscillates, which damping cures.
+    spectral_radius : float
+        Largest modulus: undamped message passing can converge only where it is below 1.
+    transverse : dict
+        Eigenvalues that lead out of the subspaces ``m = 0`` and ``theta = 0``; None where the
+        fixed point does not lie in that subspace.
+    replicon : float
+        ``kappa = alpha E |d prox/d w - 1|_F^2``, regular part: the growth of a random
+        perturbation where the prox does not jump.
+    replicon_error : float
+        Its estimated error.
+    jump_mass : float
+        J, the rate at which the prox jumps; replica symmetry is broken wherever J > 0.
+    stable : bool
+        No eigenvalue has a real part of 1 or more.
+    """
+
+    eigenvalues: tuple[complex, ...]
+    spectral_radius: float
+    transverse: dict[str, float | None]
+    replicon: float
+    replicon_error: float
+    jump_mass: float
+    stable: bool
+
+
+@dataclass(frozen=True, eq=False)
+class MapJacobian:
+    """Jacobian of the undamped map in (q, m, V, theta), by differences of a frozen rule.
+
+    Attributes
+    ----------
+    matrix : array, shape (4, 4)
+        Zero where symmetry forbids an entry.
+    evaluations : int
+        Maps that it took.
+    """
+
+    matrix: Vector
+    evaluations: int
+    transverse: dict[str, float | None] = field(default_factory=dict)
+
+
+def map_jacobian(
+    even: Callable[[Vector], Vector], full: Callable[[Vector], Vector], x: Vector, rho: float
+) -> MapJacobian:
+    """Jacobian at `x`, block by block.
+
+    A component that is exactly 0 (m or theta) spans a subspace that the map leaves only along
+    itself: by symmetry its row and column vanish but for the diagonal, which one evaluation off
+    the subspace gives, to second order in the step.
+
+    Parameters
+    ----------
+    even, full : callable
+        The map with a rule that may, or may not, use the symmetries of `x`.
+    x : array, shape (4,)
+    rho : float
+        ``sigma**2``.
+    """
+    matrix = np.zeros((4, 4))
+    transverse: dict[str, float | None] = {"m": None, "theta": None}
+    inside = [i for i in range(4) if x[i] != 0]
+    evaluations = 0
+    gap = x[0] - x[3] ** 2 / rho
+    for j in inside:
+        step = STEP * abs(x[j])
+        if j in (0, 3):  # stay well inside theta**2 < rho q
+            step = min(step, 0.1 * gap / (1.0 if j == 0 else 2 * abs(x[3]) / rho))
+        up, down = x.copy(), x.copy()
+        up[j] += step
+        down[j] -= step
+        matrix[:, j] = (even(up) - even(down)) / (2 * step)
+        evaluations += 2
+    for j, name, unit in ((1, "m", 1.0), (3, "theta", rho)):
+        if x[j] == 0:
+            off = x.copy()
+            off[j] = TRANSVERSE_STEP * np.sqrt(unit * x[0])
+            matrix[j, j] = full(off)[j] / off[j]
+            transverse[name] = float(matrix[j, j])
+            evaluations += 1
+    return MapJacobian(matrix, evaluations, transverse)
+
+
+def stability(
+    model: AttentionModel, overlaps: Overlaps, alpha: float, jacobian: MapJacobian
+) -> Stability:
+    """Assemble the stability of a fixed point from the Jacobian of its map.
+
+    Parameters
+    ----------
+    model : AttentionModel
+    overlaps : Overlaps
+        The fixed point.
+    alpha : float
+    jacobian : MapJacobian
+    """
+    values = np.linalg.eigvals(jacobian.matrix)
+    values = values[np.argsort(-values.real, kind="stable")]
+    regular = contraction(model, overlaps)
+    return Stability(
+        eigenvalues=tuple(complex(value) for value in values),
+        spectral_radius=float(np.max(np.abs(values))),
+        transverse=jacobian.transverse,
+        replicon=alpha * regular.value,
+        replicon_error=alpha * regular.error,
+        jump_mass=regular.jump_mass,
+        stable=bool(np.all(values.real < 1)),
+    )
+
+
+def origin_stability(growth: dict[str, float]) -> Stability:
+    """Stability of Q = 0 from its growth rates in q, m and theta; V only relaxes.
+
+    The growth rate in q is the replicon: a random perturbation is a change of q.
+    """
+    values = tuple(complex(growth[name]) for name in ("q", "m", "theta"))
+    values = tuple(sorted(values, key=lambda value: -value.real))
+    return Stability(
+        eigenvalues=values,
+        spectral_radius=max(abs(value) for value in values),
+        transverse={"m": growth["m"], "theta": growth["theta"]},
+        replicon=growth["q"],
+        replicon_error=1e-10,
+        jump_mass=0.0,
+        stable=all(value.real < 1 for value in values),
+    )

@@ -1,0 +1,639 @@
+"""The state-evolution map and its fixed points."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gamp_theory import observables
+from gamp_theory.channel.base import ChannelAverages
+from gamp_theory.channel.origin import solve_origin
+from gamp_theory.channel.pair import PairChannel, PairRule
+from gamp_theory.model import AttentionModel
+from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
+from gamp_theory.overlaps import Conjugates, Overlaps
+from gamp_theory.prior import prior_map
+from gamp_theory.stability import MapJacobian, Stability, map_jacobian, origin_stability, stability
+from gamp_theory.starts import STARTS, branch_name, named_start
+
+__all__ = [
+    "ConvergenceError",
+    "FixedPoint",
+    "FixedPointErrors",
+    "Status",
+    "solve",
+]
+
+Vector = NDArray[np.float64]
+
+#: Residual and quadrature tolerances as fractions of the accuracy that is promised.
+RESIDUAL_SHARE = 0.03
+QUADRATURE_SHARE = 0.3
+#: The search, and the Jacobian, are content with this.
+SEARCH_TOL = 1e-3
+JACOBIAN_TOL = 1e-4
+FINEST = 1e-8  # quadrature tolerance beyond which nothing is gained
+#: Absolute floors of the tolerances, in units of rho for q and so on.
+FLOOR = 1e-6
+SEARCH_MAPS = 120
+POLISH_STEPS = 12
+ROUNDS = 6
+#: A rule is made anew where the state has moved by more than this.
+MOVED = 0.2
+#: An error estimate of one component is at least this part of the largest relative one.
+LEAST_SHARE = 0.1
+
+
+class Status(Enum):
+    """How a solve ended; the value is the sentence for the user."""
+
+    CONVERGED = "Converged: residual and quadrature error are within the tolerance."
+    ITERATION_LIMIT = "The allowed number of maps was used up before convergence."
+    LEFT_DOMAIN = "The iteration left the domain theta**2 < rho q, q > 0, V > 0."
+    NON_FINITE = "The map returned a value that is not finite."
+    QUADRATURE_LIMIT = "The error of the average over fields could not be brought below tolerance."
+    DOES_NOT_EXIST = "There is no such fixed point here."
+
+    @property
+    def token(self) -> str:
+        """The name in lower case, for programs."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class FixedPointErrors:
+    """Error bars: absolute, of the same names as the numbers."""
+
+    q: float
+    m: float
+    V: float
+    theta: float
+    train_loss: float
+    train_loss_variational: float
+    test_error: float
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A fixed point of state evolution, with error bars and stability.
+
+    Attributes
+    ----------
+    model : AttentionModel
+    alpha, lam : float
+        Samples per dimension and ridge.
+    start : str
+        Where the iteration began: a name of :data:`gamp_theory.starts.STARTS`, or "given".
+    branch : str
+        Where it ended: zero, uninformed, positional, semantic or mixed.
+    overlaps : Overlaps or None
+        None where the fixed point does not exist.
+    conjugates : Conjugates or None
+    averages : ChannelAverages or None
+        Averages over the fields at the overlaps, per unit of alpha.
+    train_loss, train_loss_variational : float
+        ``eps_t`` per dimension, direct and as minus the free entropy.
+    test_error : float
+        ``eps_g`` per token.
+    linear_error : float
+        Test error of the best token-mixing matrix.
+    errors : FixedPointErrors
+        Error bars; those of the overlaps are propagated through ``(1 - J)^-1``.
+    residual : float
+        Undamped ``max |F(x) - x|/|x|`` over q, m, V, theta (components that are zero aside).  The
+        conjugates are functions of the overlaps, so theirs is zero.
+    iterations, map_evaluations : int
+        Maps of the solve, and with those for Jacobian and error bars.
+    seconds : float
+    status : Status
+    tol, residual_tol, quadrature_tol : float
+        The accuracy asked for, relative, and the shares of it.
+    rule : str
+        What averaged over the fields: plane, slices, or origin (closed form at Q = 0).
+    stability : Stability or None
+        None where the solve did not end at a fixed point.
+    """
+
+    model: AttentionModel
+    alpha: float
+    lam: float
+    start: str
+    branch: str
+    overlaps: Overlaps | None
+    conjugates: Conjugates | None
+    averages: ChannelAverages | None
+    train_loss: float
+    train_loss_variational: float
+    test_error: float
+    linear_error: float
+    errors: FixedPointErrors
+    residual: float
+    iterations: int
+    map_evaluations: int
+    seconds: float
+    status: Status
+    tol: float
+    residual_tol: float
+    quadrature_tol: float
+    rule: str
+    stability: Stability | None
+
+    @property
+    def message(self) -> str:
+        """What happened, in a sentence."""
+        if self.status is not Status.CONVERGED or self.start in (self.branch, "given"):
+            return self.status.value
+        return f"{self.status.value} The {self.start} start ended on the {self.branch} branch."
+
+    @property
+    def converged(self) -> bool:
+        """Whether the accuracy asked for was reached."""
+        return self.status is Status.CONVERGED
+
+    def __repr__(self) -> str:
+        head = (
+            f"<FixedPoint {self.branch} (from {self.start}): alpha={self.alpha:g}, "
+            f"omega={self.model.omega:g}, sigma={self.model.sigma:g}, lam={self.lam:g}; "
+            f"{self.status.token}"
+        )
+        if self.overlaps is None:
+            return head + ">"
+        values = [(n, getattr(self.overlaps, n), getattr(self.errors, n)) for n in "qmV"]
+        values.append(("theta", self.overlaps.theta, self.errors.theta))
+        values += [(n, getattr(self, n), getattr(self.errors, n)) for n in ("train_loss", "test_error")]
+        body = ", ".join(f"{name}={value:.9g} +- {error:.1g}" for name, value, error in values)
+        tail = ""
+        if self.stability is not None:
+            s = self.stability
+            word = "stable" if s.stable else "unstable"
+            tail = f"; {word}, replicon={s.replicon:.3g}, jump_mass={s.jump_mass:.3g}"
+        return f"{head}\n  {body}{tail}>"
+
+
+class ConvergenceError(RuntimeError):
+    """A solve that did not reach what was asked for; `result` is what it did reach."""
+
+    def __init__(self, result: FixedPoint) -> None:
+        super().__init__(f"{result.message} {result!r}")
+        self.result = result
+
+
+def solve(
+    model: AttentionModel,
+    alpha: float,
+    lam: float,
+    start: str | Overlaps = "semantic",
+    tol: float = 1e-6,
+    *,
+    residual_tol: float | None = None,
+    quadrature_tol: float | None = None,
+    on_failure: Literal["raise", "return"] = "raise",
+) -> FixedPoint:
+    """A fixed point of state evolution (docs/theory.md, section 2).
+
+    Parameters
+    ----------
+    model : AttentionModel
+    alpha : float
+        Samples per dimension n/d, positive.
+    lam : float
+        Ridge, non-negative.
+    start : {"semantic", "positional", "uninformed", "zero"} or Overlaps
+        Where to begin.  Semantic and uninformed starts stay at m = 0, positional and uninformed
+        ones at theta = 0: whether the fixed point is stable against leaving is in its
+        `stability`.  "zero" asks for the fixed point Q = 0.
+    tol : float
+        Accuracy promised for overlaps and training loss, relative, with a floor of ``1e-6 tol``
+        in their natural units.
+    residual_tol, quadrature_tol : float, optional
+        What is allowed of it for the residual and aimed at in the average over fields.
+    on_failure : {"raise", "return"}
+        Whether a solve that fails raises or returns its flagged result.
+
+    Raises
+    ------
+    ValueError
+        On bad input, before any work.
+    ConvergenceError
+        If the accuracy is not reached or the fixed point does not exist.
+    """
+    _validate(model, alpha, lam, start, tol, on_failure)
+    solver = _Solver(
+        model,
+        float(alpha),
+        float(lam),
+        start,
+        tol,
+        RESIDUAL_SHARE * tol if residual_tol is None else residual_tol,
+        QUADRATURE_SHARE * tol if quadrature_tol is None else quadrature_tol,
+    )
+    point = solver.run()
+    if point.status is not Status.CONVERGED and on_failure == "raise":
+        raise ConvergenceError(point)
+    return point
+
+
+def _validate(
+    model: AttentionModel, alpha: float, lam: float, start: str | Overlaps, tol: float, fail: str
+) -> None:
+    for name, value, allowed, ok in (
+        ("alpha", alpha, "> 0", alpha > 0),
+        ("lam", lam, ">= 0", lam >= 0),
+        ("tol", tol, "in [1e-9, 0.01]", 1e-9 <= tol <= 0.01),
+    ):
+        if not (math.isfinite(value) and ok):
+            raise ValueError(f"{name} must be {allowed} and finite, got {value!r}")
+    if fail not in ("raise", "return"):
+        raise ValueError(f"on_failure must be 'raise' or 'return', got {fail!r}")
+    if isinstance(start, Overlaps):
+        start.check_domain(model.rho)
+        if not (start.q > 0 and start.V > 0):
+            raise ValueError(f"a given start must have q > 0 and V > 0, got {start!r}")
+    elif start not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)} or Overlaps, got {start!r}")
+
+
+class _Solver:
+    """One solve: search with cheap rules, then polish with frozen ones."""
+
+    def __init__(
+        self,
+        model: AttentionModel,
+        alpha: float,
+        lam: float,
+        start: str | Overlaps,
+        tol: float,
+        residual_tol: float,
+        quadrature_tol: float,
+    ) -> None:
+        self.model, self.alpha, self.lam, self.start = model, alpha, lam, start
+        self.tol, self.residual_tol, self.quadrature_tol = tol, residual_tol, quadrature_tol
+        self.channel = PairChannel(model)
+        self.began = time.perf_counter()
+        self.maps = 0
+        self.other_maps = 0
+        rho = model.rho
+        #: natural sizes of q, m, V, theta
+        self.units = np.array([rho, math.sqrt(rho), 1.0, rho])
+
+    # -- the map ------------------------------------------------------------------------------
+
+    def map(self, x: Vector, rule: PairRule) -> tuple[Vector, ChannelAverages]:
+        """One undamped map: channel, then prior."""
+        averages = rule.averages(Overlaps.from_array(x))
+        return self.prior(averages), averages
+
+    def prior(self, averages: ChannelAverages) -> Vector:
+        return prior_map(self.model.rho, averages.conjugates(self.alpha).as_array(), self.lam)
+
+    def admissible(self, x: Vector) -> bool:
+        q, _, V, theta = x
+        largest = 20 * self.model.rho / max(self.lam, 1e-6)
+        return bool(0 < q < 1e4 * self.model.rho and 0 < V < largest) and bool(
+            theta**2 < self.model.rho * q * (1 - 1e-9)
+        )
+
+    # -- stages -------------------------------------------------------------------------------
+
+    def run(self) -> FixedPoint:
+        if self.start == "zero":
+            return self.zero()
+        x0 = self.first_state()
+        x, status = self.search(x0, SEARCH_TOL)
+        if status is not Status.CONVERGED:
+            return self.failed(x, status)
+        if x[0] < 1e-5 * self.model.rho:
+            origin = self.zero()
+            if origin.status is Status.CONVERGED:
+                return origin
+        # m and theta are defined up to a sign each: the losses are the same
+        return self.polish(np.abs(self.snap(x)))
+
+    def first_state(self) -> Vector:
+        if isinstance(self.start, Overlaps):
+            x = self.start.as_array()
+            # averages are taken in the limit on the edge; the iteration starts just inside
+            edge = math.sqrt(self.model.rho * x[0]) * (1 - 1e-3)
+            x[3] = math.copysign(min(abs(x[3]), edge), x[3])
+            return x
+        return named_start(self.start, self.model, self.alpha, self.lam).as_array()
+
+    def search(self, x0: Vector, rtol: float) -> tuple[Vector, Status]:
+        """Anderson iteration with cheap rules that follow the state."""
+        rule: PairRule | None = None
+
+        def cheap(x: Vector) -> Vector:
+            nonlocal rule
+            if rule is None or self.moved(x, rule) > MOVED:
+                rule = self.channel.rule(Overlaps.from_array(x), SEARCH_TOL, checked=False)
+            self.maps += 1
+            return self.map(x, rule)[0]
+
+        result = solve_fixed_point(
+            cheap,
+            x0,
+            atol=1e-2 * rtol * self.units,
+            rtol=rtol,
+            max_evaluations=SEARCH_MAPS,
+            admissible=self.admissible,
+        )
+        return result.x, _STATUS[result.status]
+
+    def moved(self, x: Vector, rule: PairRule) -> float:
+        """How far a state is from where its rule was made."""
+        here = rule.at.as_array()
+        gap_here = here[0] - here[3] ** 2 / self.model.rho
+        gap = x[0] - x[3] ** 2 / self.model.rho
+        width = math.sqrt(here[0])
+        return max(
+            abs(x[2] / here[2] - 1),
+            abs(gap / gap_here - 1),
+            abs(x[1] - here[1]) / width,
+            abs(x[3] - here[3]) / (width * math.sqrt(self.model.rho)),
+            math.inf if (here[1] == 0) != (x[1] == 0) or (here[3] == 0) != (x[3] == 0) else 0.0,
+        )
+
+    def snap(self, x: Vector) -> Vector:
+        """Set m or theta to 0 where the search has brought it close and the map draws it in."""
+        for j in (1, 3):
+            if 0 < abs(x[j]) < 0.02 * math.sqrt(x[0]) * self.units[j] / math.sqrt(self.model.rho):
+                snapped = x.copy()
+                snapped[j] = 0.0
+                x_even, status = self.search(snapped, SEARCH_TOL)
+                if status is Status.CONVERGED:
+                    rate = self.jacobian(x_even).transverse["m" if j == 1 else "theta"]
+                    if rate is not None and rate < 1:
+                        x = x_even
+        return x
+
+    def jacobian(self, x: Vector) -> MapJacobian:
+        """Jacobian at `x` by differences of frozen rules."""
+        at = Overlaps.from_array(x)
+        even = self.channel.rule(at, JACOBIAN_TOL)
+        full = even
+        if 0 in (x[1], x[3]):
+            full = self.channel.rule(at, JACOBIAN_TOL, even=False, checked=False)
+        jacobian = map_jacobian(
+            lambda z: self.map(z, even)[0], lambda z: self.map(z, full)[0], x, self.model.rho
+        )
+        self.other_maps += jacobian.evaluations
+        return jacobian
+
+    def polish(self, x: Vector) -> FixedPoint:
+        """Newton's method on a frozen rule, which is refined until the error bars allow."""
+        tol = self.quadrature_tol
+        status = Status.QUADRATURE_LIMIT
+        jacobian = self.jacobian(x)
+        point = None
+        for _ in range(ROUNDS):
+            at = Overlaps.from_array(x)
+            rule = self.channel.rule(at, tol)
+            x, averages, residual, settled = self.newton(x, rule, jacobian)
+            if not settled:
+                status = Status.ITERATION_LIMIT
+                break
+            if self.moved(x, rule) > 0.01:
+                jacobian = self.jacobian(x)
+                continue
+            error = rule.error(Overlaps.from_array(x), averages)
+            self.other_maps += 2
+            point = (rule, averages, residual, error)
+            ratio = self.worst(x, averages, error, residual, jacobian)
+            if ratio <= 1:
+                status = Status.CONVERGED
+                break
+            if rule.costly or tol <= FINEST:
+                break
+            tol = max(tol * min(0.3, max(0.03, 0.5 / ratio)), FINEST)
+        if point is None:
+            return self.failed(x, status)
+        return self.assemble(x, *point, jacobian, status)
+
+    def newton(
+        self, x: Vector, rule: PairRule, jacobian: MapJacobian
+    ) -> tuple[Vector, ChannelAverages, Vector, bool]:
+        """Chord iteration ``x += (1 - J)^-1 (F(x) - x)``; Anderson where that does not contract."""
+        inverse = np.linalg.inv(np.eye(4) - jacobian.matrix)
+        inside = x != 0
+        floor = FLOOR * self.residual_tol * self.units
+        last = math.inf
+        for _ in range(POLISH_STEPS):
+            f, averages = self.map(x, rule)
+            self.maps += 1
+            residual = np.where(inside, f - x, 0.0)
+            size = float(np.max(np.abs(residual) / (floor + self.residual_tol * np.abs(x))))
+            if size <= 1:
+                return x, averages, residual, True
+            if not size < 0.7 * last:
+                break
+            last = size
+            step = inverse @ residual
+            for _ in range(20):
+                if self.admissible(x + step):
+                    break
+                step = step / 2
+            x = np.where(inside, x + step, 0.0)
+        result = solve_fixed_point(
+            lambda z: self.map(z, rule)[0],
+            x,
+            atol=floor,
+            rtol=self.residual_tol,
+            max_evaluations=SEARCH_MAPS,
+            admissible=self.admissible,
+        )
+        self.maps += result.evaluations
+        f, averages = self.map(result.x, rule)
+        return (
+            result.x,
+            averages,
+            np.where(inside, f - result.x, 0.0),
+            result.status is FixedPointStatus.CONVERGED,
+        )
+
+    # -- error bars ---------------------------------------------------------------------------
+
+    def overlap_errors(
+        self, x: Vector, averages: ChannelAverages, error: ChannelAverages, residual: Vector,
+        jacobian: MapJacobian,
+    ) -> Vector:
+        """``(1 - J)^-1 (dF + residual)``, no component far below the largest relative one."""
+        shifted = ChannelAverages.from_array(averages.as_array() + error.as_array())
+        inverse = np.linalg.inv(np.eye(4) - jacobian.matrix)
+        inside = x != 0
+        raw = np.abs(inverse @ np.where(inside, self.prior(shifted) - self.prior(averages), 0.0))
+        raw += np.abs(inverse) @ np.abs(residual)
+        relative = float(np.max(raw[inside] / np.abs(x[inside])))
+        return np.where(inside, np.maximum(raw, LEAST_SHARE * relative * np.abs(x)), 0.0)
+
+    def loss_error(self, x: Vector, averages: ChannelAverages, error: ChannelAverages) -> float:
+        """Quadrature error of eps_t: that of the mean envelope, since Phi is stationary."""
+        scale = max(
+            abs(v) / (abs(w) + 1e-300)
+            for v, w in zip(error.as_array()[[0, 4]], averages.as_array()[[0, 4]], strict=True)
+        )
+        own = abs(error.loss + 0.5 * x[2] * error.q_hat)
+        return self.alpha * max(own, LEAST_SHARE * scale * averages.envelope(x[2]))
+
+    def worst(
+        self, x: Vector, averages: ChannelAverages, error: ChannelAverages, residual: Vector,
+        jacobian: MapJacobian,
+    ) -> float:
+        """The largest error bar in units of the tolerance."""
+        errors = self.overlap_errors(x, averages, error, residual, jacobian)
+        ratio = float(np.max(errors / (FLOOR * self.units * self.tol + self.tol * np.abs(x))))
+        loss = observables.train_loss(
+            self.model, averages, Overlaps.from_array(x), self.alpha, self.lam
+        )
+        return max(ratio, self.loss_error(x, averages, error) / (self.tol * abs(loss)))
+
+    # -- results ------------------------------------------------------------------------------
+
+    def assemble(
+        self,
+        x: Vector,
+        rule: PairRule,
+        averages: ChannelAverages,
+        residual: Vector,
+        error: ChannelAverages,
+        jacobian: MapJacobian,
+        status: Status,
+    ) -> FixedPoint:
+        overlaps = Overlaps.from_array(x)
+        errors = self.overlap_errors(x, averages, error, residual, jacobian)
+        loss_error = self.loss_error(x, averages, error)
+        inside = x != 0
+        model = self.model
+        test = observables.test_error(model, overlaps)
+        slope = _gradient(lambda z: observables.test_error(model, Overlaps.from_array(z)), x)
+        return FixedPoint(
+            model=model,
+            alpha=self.alpha,
+            lam=self.lam,
+            start=self.start_name,
+            branch=branch_name(overlaps, errors[1], errors[3]),
+            overlaps=overlaps,
+            conjugates=averages.conjugates(self.alpha),
+            averages=averages,
+            train_loss=observables.train_loss(model, averages, overlaps, self.alpha, self.lam),
+            train_loss_variational=observables.train_loss_variational(
+                model, averages, overlaps, self.alpha, self.lam
+            ),
+            test_error=test,
+            linear_error=observables.linear_error(model),
+            errors=FixedPointErrors(
+                *(float(e) for e in errors), loss_error, loss_error, float(abs(slope) @ errors)
+            ),
+            residual=float(np.max(np.abs(residual[inside] / x[inside]))),
+            iterations=self.maps,
+            map_evaluations=self.maps + self.other_maps,
+            seconds=time.perf_counter() - self.began,
+            status=status,
+            tol=self.tol,
+            residual_tol=self.residual_tol,
+            quadrature_tol=self.quadrature_tol,
+            rule=rule.kind,
+            stability=stability(model, overlaps, self.alpha, jacobian),
+        )
+
+    def zero(self) -> FixedPoint:
+        """The fixed point Q = 0, in closed form."""
+        origin = solve_origin(self.model, self.alpha, self.lam)
+        if not origin.exists:
+            return self.failed(None, Status.DOES_NOT_EXIST)
+        model = self.model
+        assert origin.averages is not None
+        assert origin.errors is not None
+        averages = origin.averages
+        overlaps = Overlaps(q=0.0, m=0.0, V=origin.V, theta=0.0)
+        loss = observables.train_loss(model, averages, overlaps, self.alpha, self.lam)
+        loss_error = self.alpha * origin.errors.loss
+        return FixedPoint(
+            model=model,
+            alpha=self.alpha,
+            lam=self.lam,
+            start=self.start_name,
+            branch="zero",
+            overlaps=overlaps,
+            conjugates=averages.conjugates(self.alpha),
+            averages=averages,
+            train_loss=loss,
+            train_loss_variational=observables.train_loss_variational(
+                model, averages, overlaps, self.alpha, self.lam
+            ),
+            test_error=observables.test_error(model, overlaps),
+            linear_error=observables.linear_error(model),
+            errors=FixedPointErrors(
+                0.0, 0.0, origin.V_error, 0.0, loss_error, loss_error, 1e-13
+            ),
+            residual=0.0,
+            iterations=self.maps,
+            map_evaluations=self.maps + self.other_maps,
+            seconds=time.perf_counter() - self.began,
+            status=Status.CONVERGED,
+            tol=self.tol,
+            residual_tol=self.residual_tol,
+            quadrature_tol=self.quadrature_tol,
+            rule="origin",
+            stability=origin_stability(origin.growth),
+        )
+
+    def failed(self, x: Vector | None, status: Status) -> FixedPoint:
+        """A result without a fixed point: the last state, if any, and why."""
+        unknown = math.nan
+        return FixedPoint(
+            model=self.model,
+            alpha=self.alpha,
+            lam=self.lam,
+            start=self.start_name,
+            branch=self.start_name,
+            overlaps=None if x is None else Overlaps.from_array(x),
+            conjugates=None,
+            averages=None,
+            train_loss=unknown,
+            train_loss_variational=unknown,
+            test_error=unknown,
+            linear_error=observables.linear_error(self.model),
+            errors=FixedPointErrors(*[unknown] * 7),
+            residual=unknown,
+            iterations=self.maps,
+            map_evaluations=self.maps + self.other_maps,
+            seconds=time.perf_counter() - self.began,
+            status=status,
+            tol=self.tol,
+            residual_tol=self.residual_tol,
+            quadrature_tol=self.quadrature_tol,
+            rule="none",
+            stability=None,
+        )
+
+    @property
+    def start_name(self) -> str:
+        """Name of the start."""
+        return self.start if isinstance(self.start, str) else "given"
+
+
+_STATUS = {
+    FixedPointStatus.CONVERGED: Status.CONVERGED,
+    FixedPointStatus.ITERATION_LIMIT: Status.ITERATION_LIMIT,
+    FixedPointStatus.LEFT_DOMAIN: Status.LEFT_DOMAIN,
+    FixedPointStatus.NON_FINITE: Status.NON_FINITE,
+}
+
+
+def _gradient(f: Callable[[Vector], float], x: Vector) -> Vector:
+    """Central differences; components that are zero stay so, since f is even in them."""
+    slope = np.zeros(x.size)
+    for j in np.flatnonzero(x):
+        step = 1e-4 * abs(x[j])
+        up, down = x.copy(), x.copy()
+        up[j] += step
+        down[j] -= step
+        slope[j] = (f(up) - f(down)) / (2 * step)
+    return slope
