@@ -123,9 +123,7 @@ def _solve(options: argparse.Namespace) -> Answer:
 
     model = _model(options)
     points = [
-        solve(
-            model, options.alpha, options.lam, start=start, tol=options.tol, on_failure="return"
-        )
+        solve(model, options.alpha, options.lam, start=start, tol=options.tol, on_failure="return")
         for start in _starts(options.branch)
     ]
     records = [point_record(point) for point in points]

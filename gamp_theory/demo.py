@@ -176,7 +176,10 @@ def transition_dataset(
         dataset[f"{name}_error"] = ((), transition.error)
         dataset[f"{name}_error"].attrs = {"long_name": f"error bar of {name}", "units": "1"}
     dataset["linear_error"] = ((), first[0].linear_error)
-    dataset["linear_error"].attrs = {"long_name": "test error of the best linear layer", "units": "1"}
+    dataset["linear_error"].attrs = {
+        "long_name": "test error of the best linear layer",
+        "units": "1",
+    }
     dataset.attrs = _provenance(model, first[0].lam, first[0].tol)
     return dataset
 

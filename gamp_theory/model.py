@@ -70,6 +70,17 @@ class AttentionModel:
         rows = A.tolist() if hasattr(A, "tolist") else A
         return cls(target=SoftmaxMixture(omega, rows), spectrum=Isotropic(sigma))
 
+    def with_parameters(
+        self, omega: float | None = None, sigma: float | None = None
+    ) -> AttentionModel:
+        """The same model at another mixture weight or token scale."""
+        return AttentionModel(
+            target=SoftmaxMixture(self.omega if omega is None else omega, self.target.A),
+            student=self.student,
+            spectrum=self.spectrum if sigma is None else Isotropic(sigma),
+            positions=self.positions,
+        )
+
     @property
     def omega(self) -> float:
         """Weight of the positional part of the target."""

@@ -125,7 +125,12 @@ def plot_test_error(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Art
         artists += _branch(ax, dataset, branch, "test_error")
     alpha, error = _lowest_test_error(dataset)
     artists += ax.plot(
-        alpha, _SCALE * error, color="black", linewidth=2.6, alpha=0.28, label=r"lowest $\epsilon_t$"
+        alpha,
+        _SCALE * error,
+        color="black",
+        linewidth=2.6,
+        alpha=0.28,
+        label=r"lowest $\epsilon_t$",
     )
     artists.append(
         ax.axhline(

@@ -118,7 +118,7 @@ class FixedPoint:
     rule : str
         What averaged over the fields: plane, slices, or origin (closed form at Q = 0).
     stability : Stability or None
-        None where the solve did not end at a fixed point.
+        None where the solve did not end at a fixed point, or it was not asked for.
     """
 
     model: AttentionModel
@@ -194,6 +194,7 @@ def solve(
     *,
     residual_tol: float | None = None,
     quadrature_tol: float | None = None,
+    with_stability: bool = True,
     on_failure: Literal["raise", "return"] = "raise",
 ) -> FixedPoint:
     """A fixed point of state evolution (docs/theory.md, section 2).
@@ -214,6 +215,8 @@ def solve(
         in their natural units.
     residual_tol, quadrature_tol : float, optional
         What is allowed of it for the residual and aimed at in the average over fields.
+    with_stability : bool
+        Whether to compute the `stability`; its replicon can take longer than the rest.
     on_failure : {"raise", "return"}
         Whether a solve that fails raises or returns its flagged result.
 
@@ -233,6 +236,7 @@ def solve(
         tol,
         RESIDUAL_SHARE * tol if residual_tol is None else residual_tol,
         QUADRATURE_SHARE * tol if quadrature_tol is None else quadrature_tol,
+        with_stability,
     )
     point = solver.run()
     if point.status is not Status.CONVERGED and on_failure == "raise":
@@ -272,7 +276,9 @@ class _Solver:
         tol: float,
         residual_tol: float,
         quadrature_tol: float,
+        with_stability: bool,
     ) -> None:
+        self.with_stability = with_stability
         self.model, self.alpha, self.lam, self.start = model, alpha, lam, start
         self.tol, self.residual_tol, self.quadrature_tol = tol, residual_tol, quadrature_tol
         self.channel = PairChannel(model)
@@ -392,9 +398,11 @@ class _Solver:
         status = Status.QUADRATURE_LIMIT
         jacobian = self.jacobian(x)
         point = None
-        for _ in range(ROUNDS):
+        for attempt in range(ROUNDS):
             at = Overlaps.from_array(x)
-            rule = self.channel.rule(at, tol)
+            # where the plane rule has failed twice, what it leaves out is the matter
+            choose = self.channel.rule if attempt < 2 else self.channel.slices
+            rule = choose(at, tol)
             x, averages, residual, settled = self.newton(x, rule, jacobian)
             if not settled:
                 status = Status.ITERATION_LIMIT
@@ -539,7 +547,9 @@ class _Solver:
             residual_tol=self.residual_tol,
             quadrature_tol=self.quadrature_tol,
             rule=rule.kind,
-            stability=stability(model, overlaps, self.alpha, jacobian),
+            stability=(
+                stability(model, overlaps, self.alpha, jacobian) if self.with_stability else None
+            ),
         )
 
     def zero(self) -> FixedPoint:

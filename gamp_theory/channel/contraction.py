@@ -7,7 +7,7 @@ panels end there, and nodes crowd quadratically at all ends of panels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,13 @@ __all__ = ["Contraction", "contraction"]
 
 NODES = 8  # of a radial panel
 B_NODES = 8  # of a panel in b
-CELL_NODES = 4
-R_PANEL = 3.5  # widest panels, in standard deviations
-B_PANEL = 3.5
+CELL_NODES = 3
+B_PANEL = 5.0  # widest panels, in standard deviations
 CELL = 1.5
+# What a panel may err by, in units of the tolerance: its estimate is pessimistic next to a
+# singularity, where it decays algebraically, and there are few panels that matter.
+R_SHARE = 3.0
+B_SHARE = 5.0
 R_BISECTIONS = 5
 ANGLES = 6  # on the quarter circle, at tol = 1e-3
 SEARCH_STEP = 0.2
@@ -88,11 +91,11 @@ def contraction(model: AttentionModel, overlaps: Overlaps, tol: float = 1e-3) ->
     if not 1e-5 <= tol <= 1e-2:
         raise ValueError(f"tol must be between 1e-5 and 1e-2, got {tol!r}")
     problem = _Problem.make(model, overlaps, tol)
-    points = max(1, round(4 * ANGLES / problem.fold * (tol / 1e-3) ** -0.2))
+    points = max(2, round(4 * ANGLES / problem.fold * (tol / 1e-3) ** -0.2))
     # the companion sets the scale for the tolerances of the rule proper
-    first = _integrate(problem, np.linspace(0, 1, points // 2 + 1), None)
-    coarse = _integrate(problem, np.linspace(0, 1, points // 2 + 2), COARSER * tol * _scale(first))
-    fine = _integrate(problem, np.linspace(0, 1, points + 1), tol * _scale(coarse))
+    crude = _integrate(problem, max(1, points // 3), None)
+    coarse = _integrate(problem, max(1, round(points / 1.6)), COARSER * tol * _scale(crude))
+    fine = _integrate(problem, points, tol * _scale(coarse))
     error = abs(fine - coarse)
     return Contraction(
         value=float(fine[2]),
@@ -128,7 +131,7 @@ class _Problem:
     def make(cls, model: AttentionModel, overlaps: Overlaps, tol: float) -> _Problem:
         state = _state(model, overlaps)
         # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
-        cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 3))
+        cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 5))
         panel = gauss_legendre(B_NODES, 0.0, 1.0)
         cell = gauss_legendre(CELL_NODES, 0.0, 1.0)
         grid = kernels.ContractionGrid(
@@ -174,7 +177,7 @@ class _Problem:
 
 
 def _integrate(
-    problem: _Problem, fractions: NDArray[np.float64], tolerance: NDArray[np.float64] | None
+    problem: _Problem, points: int, tolerance: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
     """All averages; radial panels and those in b are bisected to a tolerance (None: not at all).
 
@@ -183,52 +186,78 @@ def _integrate(
     cut = problem.grid.cut
     refined = tolerance is not None
     allowed = tolerance if tolerance is not None else np.zeros(kernels.N_OUT)
-    x, w = problem.grid.b_gauss, problem.grid.b_gauss_weight
-    x, w = (x, w) if NODES == B_NODES else _unit(NODES)
-    place, jacobian = x * x * (3 - 2 * x), 6 * x * (1 - x)
-    angular = np.full(fractions.size, 1 / (fractions.size - 1))
+    rule = gauss_legendre(NODES, 0.0, 1.0)
+    angular = np.full(points + 1, 1 / points)
     angular[[0, -1]] /= 2
-    angles = 2 * np.pi / problem.fold * fractions
+    angles = 2 * np.pi / problem.fold * np.arange(points + 1) / points
     todo = [
-        (phi, share, lo, hi)
+        _Panel(float(phi), float(share), lo, hi, lo > 0, hi < cut)
         for phi, share, ends in zip(angles, angular, _ends(problem, angles), strict=True)
-        for lo, hi in _cut_up(ends)
+        for lo, hi in zip(ends[:-1], ends[1:], strict=True)
     ]
     total = np.zeros(kernels.N_OUT)
     for generation in range(R_BISECTIONS + 1):
-        r = np.concatenate([lo + (hi - lo) * place for _, _, lo, hi in todo])
-        phi = np.repeat([phi for phi, _, _, _ in todo], NODES)
-        density = r * np.exp(-(r**2) / 2)
-        density *= np.concatenate([(hi - lo) * jacobian for _, _, lo, hi in todo])
-        y = teacher_fields(problem.model, r, phi)
-        radius = np.concatenate(
-            [problem.search_radius(lo + (hi - lo) * place, phi) for phi, _, lo, hi in todo]
+        placed = [panel.nodes(rule.nodes) for panel in todo]
+        r = np.array([nodes for nodes, _ in placed])
+        density = r * np.exp(-(r**2) / 2) * np.array([jacobian for _, jacobian in placed])
+        phi = np.array([panel.phi for panel in todo])
+        y = teacher_fields(problem.model, r, phi[:, None])
+        radius = np.array(
+            [problem.search_radius(nodes, panel.phi) for nodes, panel in zip(r, todo, strict=True)]
         )
-        weight = density * np.tile(w, len(todo))
         # every draw may err by its share: the weights sum to one
-        room = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
+        room = np.maximum(1.0, 0.02 / (density * rule.weights + 1e-300))
         sums, _ = kernels.contraction_sums(
-            y, radius, 0.3 * allowed * room, problem.state, problem.grid, _table(problem.points, problem.step)
+            y.reshape(-1, 2),
+            radius.ravel(),
+            B_SHARE * allowed * room.reshape(-1, 1),
+            problem.state,
+            problem.grid,
+            _table(problem.points, problem.step),
         )
+        samples = sums.reshape(*r.shape, -1) * density[..., None]
         bisected = []
-        for p, (angle, share, lo, hi) in enumerate(todo):
-            here = slice(p * NODES, (p + 1) * NODES)
-            samples = sums[here] * density[here, None]
-            error = panel_error(samples, 1.0, problem.legendre, 0.3 * allowed)
+        for panel, sample in zip(todo, samples, strict=True):
+            error = panel_error(sample, 1.0, problem.legendre, R_SHARE * allowed)
             if refined and error > 1 and generation < R_BISECTIONS:
-                middle = 0.5 * (lo + hi)
-                bisected += [(angle, share, lo, middle), (angle, share, middle, hi)]
+                bisected += panel.halves()
             else:
-                total += share * (w @ samples)
+                total += panel.share * (rule.weights @ sample)
         if not bisected:
             break
         todo = bisected
     return total
 
 
-def _unit(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rule = gauss_legendre(n, 0.0, 1.0)
-    return rule.nodes, rule.weights
+@dataclass(frozen=True)
+class _Panel:
+    """A piece of a ray; `lower` and `upper` say at which ends nodes are to crowd."""
+
+    phi: float
+    share: float
+    lo: float
+    hi: float
+    lower: bool
+    upper: bool
+
+    def nodes(self, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where points of [0, 1] come to lie, and the derivative of that map."""
+        length = self.hi - self.lo
+        if self.lower and self.upper:
+            return self.lo + length * x * x * (3 - 2 * x), length * 6 * x * (1 - x)
+        if self.lower:
+            return self.lo + length * x * x, length * 2 * x
+        if self.upper:
+            return self.hi - length * (1 - x) ** 2, length * 2 * (1 - x)
+        return self.lo + length * x, np.full_like(x, length)
+
+    def halves(self) -> list[_Panel]:
+        """The panel cut where the middle of [0, 1] lies."""
+        middle = float(self.nodes(np.array([0.5]))[0][0])
+        return [
+            replace(self, hi=middle, upper=False),
+            replace(self, lo=middle, lower=False),
+        ]
 
 
 def _ends(problem: _Problem, angles: NDArray[np.float64]) -> list[list[float]]:
@@ -241,12 +270,3 @@ def _ends(problem: _Problem, angles: NDArray[np.float64]) -> list[list[float]]:
         [0.0, *sorted(e for e in ends[brackets[:, 0] == phi].ravel() if 0 < e < cut), cut]
         for phi in angles
     ]
-
-
-def _cut_up(ends: list[float]) -> list[tuple[float, float]]:
-    """Panels no wider than R_PANEL."""
-    panels = []
-    for lo, hi in zip(ends[:-1], ends[1:], strict=True):
-        edges = np.linspace(lo, hi, max(1, int(np.ceil((hi - lo) / R_PANEL))) + 1)
-        panels += [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    return panels

@@ -26,6 +26,7 @@ from gamp_theory.channel.slices_kernels import (
     bitangent,
     energy,
     locate,
+    lower_hull,
     panel_error,
     search_rows,
     search_slice,
@@ -45,7 +46,10 @@ MOST_PANELS = 60
 EDGE_RATIO = 8.0  # of B'' over a cell that it grows along
 INNER_RATIO = 2.5  # over a cell with a minimum of B'' inside
 NARROWEST_CELL = 1e-7
-SMALL_JUMP = 0.04  # length at which its square is linear in b to a few digits
+NEWTON = 30
+SMALLEST_HOLE = 1e-5  # half its length
+FINER = 16
+SMALL_JUMP = 0.015  # length at which its square is linear in b to a few digits
 LOCATIONS = 24
 
 
@@ -76,14 +80,16 @@ class Line(NamedTuple):
     low: float
     high: float
     panel: float  # widest cell in a
-    gap: float  # spacing of the search grid
 
 
 class Store(NamedTuple):
     """Memory that is used again for every draw."""
 
     cells: np.ndarray  # open cells of a piece
-    pieces: np.ndarray  # open pieces of an edge of the hull
+    fine: np.ndarray  # points of an edge with a jump, and the hull over them
+    fine_U: np.ndarray
+    fine_B: np.ndarray
+    fine_hull: np.ndarray
     piece: np.ndarray  # integrals: of a piece, a slice
     slice: np.ndarray
     samples: np.ndarray  # slices of a panel, with the Jacobian of the nodes
@@ -258,44 +264,106 @@ def touch(left, right, line):
 
 
 @kernel
+def touch_closely(left, right, line):
+    """The same across a small hole: Newton for the middle c and half-length d of the chord.
+
+    The equations, ``[B'(c + d) - B'(c - d)]/2d = 0`` and equality of the slope of the chord with
+    the mean of the two B', become ordinary derivatives of B at c, of second and (times -d**2/3) third order, as d goes to 0:
+    regular where two separate wells are hard to tell from their barrier.
+    """
+    t, b, k = line.t, line.b, line.k
+    c = 0.5 * (left[0] + right[0])
+    d = 0.5 * (right[0] - left[0])
+    WL, WR = left[1], right[1]
+    for _ in range(NEWTON):
+        WL, BL, aL, dL, bendL, okL = settle(c - d, WL, b, t, k)
+        WR, BR, aR, dR, bendR, okR = settle(c + d, WR, b, t, k)
+        if not (okL and okR):
+            return left, right, False
+        f = 0.5 * (aR - aL) / d
+        g = 0.5 * (BR - BL) / d - 0.5 * (aR + aL)
+        mean = 0.5 * (bendR + bendL)
+        odd = 0.5 * (bendR - bendL)
+        f_c, f_d = odd / d, (mean - f) / d
+        g_c, g_d = f - mean, -g / d - odd
+        det = f_c * g_d - f_d * g_c
+        if det == 0:
+            return left, right, False
+        step_c = (f_d * g - g_d * f) / det
+        step_d = (g_c * f - f_c * g) / det
+        step_c = min(max(step_c, -d), d)
+        step_d = min(max(step_d, -0.5 * d), d)
+        if abs(step_c) + abs(step_d) < 1e-6 * d:
+            ok = bendL > 0 and bendR > 0
+            return (c - d, WL, aL, dL, bendL), (c + d, WR, aR, dR, bendR), ok
+        c += step_c
+        d += step_d
+        WL += dL * (step_c - step_d)
+        WR += dR * (step_c + step_d)
+        if not SMALLEST_HOLE < d < 10:
+            return left, right, False
+    return left, right, False
+
+
+@kernel
 def add_edge(left, right, line, grid, store, jumps, count):
-    """Add what lies between two neighbouring vertices of the hull; returns the count of jumps."""
-    pack(store.pieces[0], left, right)
-    waiting = 1
-    found = 0
-    while waiting > 0:
-        waiting -= 1
-        left = unpack(store.pieces[waiting], 0)
-        right = unpack(store.pieces[waiting], 1)
-        smooth, near, far = add_piece(left, right, line, grid, store)
-        if smooth:
-            continue
-        # Vertices further apart than the grid is wide have a jump between them; a hole between
-        # two neighbours is best approached from where it has been noticed.
-        wide = abs(right[0] - left[0]) > 1.5 * line.gap
-        before, after, ok = touch(left, right, line) if wide else touch(near, far, line)
+    """Add what lies between two neighbouring vertices of the hull; returns the count of jumps.
+
+    Where the prox turns back the hull is taken once more, on points closer to each other: then
+    Newton's method has the right pair of wells from the start.
+    """
+    smooth, _, _ = add_piece(left, right, line, grid, store)
+    if smooth:
+        return count
+    t, b, k = line.t, line.b, line.k
+    step = (right[0] - left[0]) / FINER
+    W = left[1]
+    n = 0
+    for i in range(FINER + 1):
+        row = store.fine[n]
+        U = left[0] + i * step
+        W, B, a, dW, bend, ok = settle(U, W, b, t, k)
         if not ok:
-            before, after, ok = touch(near, far, line) if wide else touch(left, right, line)
-        if not ok or found >= 4:
-            near_a = min(max(line.centre, left[2]), right[2])
-            far_a = min(max(-line.centre, left[2]), right[2])
-            rise = abs(right[2] - left[2])
-            store.slice[4] += rise * max(density(near_a, line), density(far_a, line))
+            W = left[1] + (right[1] - left[1]) * (i + 1) / FINER
             continue
-        found += 1
-        a = 0.5 * (before[2] + after[2])
-        dU = after[0] - before[0]
-        square = dU * dU + (after[1] - before[1]) ** 2
-        p = density(a, line)
-        store.slice[3] += p * square / dU
-        if line.low < a < line.high and count < MOST_JUMPS:
-            jumps[count, 0] = a
-            jumps[count, 1] = square
-            jumps[count, 2] = p
-            count += 1
-        pack(store.pieces[waiting], after, right)
-        pack(store.pieces[waiting + 1], left, before)
-        waiting += 2
+        if bend > 0:
+            row[0], row[1], row[2], row[3], row[4] = U, W, a, dW, bend
+            store.fine_U[n] = U
+            store.fine_B[n] = B
+            n += 1
+        W += dW * step
+    size = lower_hull(store.fine_U, store.fine_B, n, store.fine_hull)
+    for p in range(size - 1):
+        here = unpack(store.fine[store.fine_hull[p]], 0)
+        there = unpack(store.fine[store.fine_hull[p + 1]], 0)
+        near, far = here, there
+        if there[0] - here[0] < 1.5 * step:
+            smooth, near, far = add_piece(here, there, line, grid, store)
+            if smooth:
+                continue
+        before, after, ok = touch_closely(near, far, line)
+        if not ok:
+            before, after, ok = touch(near, far, line)
+        if ok:
+            ok, _, _ = add_piece(here, before, line, grid, store)
+        if ok:
+            ok, _, _ = add_piece(after, there, line, grid, store)
+        if ok:
+            a = 0.5 * (before[2] + after[2])
+            dU = after[0] - before[0]
+            square = dU * dU + (after[1] - before[1]) ** 2
+            weight = density(a, line)
+            store.slice[3] += weight * square / dU
+            if line.low < a < line.high and count < MOST_JUMPS:
+                jumps[count, 0] = a
+                jumps[count, 1] = square
+                jumps[count, 2] = weight
+                count += 1
+            continue
+        here_a = min(max(line.centre, here[2]), there[2])
+        there_a = min(max(-line.centre, here[2]), there[2])
+        rise = abs(there[2] - here[2])
+        store.slice[4] += rise * max(density(here_a, line), density(there_a, line))
     return count
 
 
@@ -332,7 +400,6 @@ def add_slice(b, draw, state, grid, axis, memory, jumps):
         low,
         high,
         grid.a_panel * state.s,
-        axis[1] - axis[0],
     )
     size = search_slice(b, draw, axis, work)
     minimum, edge = work.minimum, work.edge
@@ -414,11 +481,11 @@ def find_end(i, draw, state, grid, axis, memory, tolerance):
             share = (b_many - last_b) * square / (last_square - square) / (b_few - b_many)
             if square < SMALL_JUMP**2 and 0 < share < 1:
                 return b_many + share * (b_few - b_many)
-        if width * many[odd, 2] * state.s < tolerance or width < 1e-6 * state.s:
+        if many[odd, 2] * math.sqrt(width) < tolerance or width < 1e-7 * state.s:
             break
         if 0 < share < 1 and turn % 4 < 3:
             # stay on the side of the jump, where there is something to extrapolate
-            share = min(0.9 * share, 0.95)
+            share = min(0.93 * share, 0.95)
         else:
             share = 0.5
         b = b_many + share * (b_few - b_many)
@@ -565,7 +632,10 @@ def contraction_sums(y_nodes, radii, tolerance, state, grid, table):
     )
     store = Store(
         np.empty((MOST_CELLS, 10)),
-        np.empty((12, 10)),
+        np.empty((FINER + 1, 5)),
+        np.empty(FINER + 1),
+        np.empty(FINER + 1),
+        np.empty(FINER + 1, np.int64),
         np.empty(N_OUT),
         np.empty(N_OUT),
         np.empty((n, N_OUT)),

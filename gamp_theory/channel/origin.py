@@ -304,7 +304,7 @@ def _refined(
         finer = average(_draws(model, first * REFINEMENT**level, cut))
         error = abs(finer - value) + rounding * scale
         value = finer
-        if np.all(error <= tol * np.maximum(scale, abs(value))):
+        if np.all(error <= np.maximum(tol * np.maximum(scale, abs(value)), 2 * rounding * scale)):
             break
     return value, error
 
@@ -334,7 +334,7 @@ def _check_response(model: AttentionModel, V: float) -> None:
     bound = instability_bound(model)
     if not 0 <= V < bound:
         raise ValueError(
-            f"V must lie in [0, {bound:.6g}), where every draw has its prox of w = 0 at 0, got {V!r}"
+            f"V must lie in [0, {bound:.6g}), where the prox at w = 0 is 0 for all draws, got {V!r}"
         )
 
 
@@ -345,21 +345,20 @@ def _concave_roots(
 
     `f` returns the value and V times the derivative.
     """
+    end = bound * (1 - NEAREST)
     if math.isinf(bound):
         # No eigenvalue is negative: f increases, and f >= lam V/sigma**2 - 1.
-        end = rho / lam if lam > 0 else LARGEST_V
-    else:
-        end = bound * (1 - NEAREST)
-    start = NEAREST * end
+        end = 2 * rho / lam if lam > 0 else LARGEST_V
     value, slope = f(end)
     if value >= 0:
-        return [_root(lambda V: f(V)[0], start, end)] if f(start)[0] < 0 else []
+        return [_root(lambda V: f(V)[0], 0.0, end)]
+    start = NEAREST * end
     if slope >= 0 or f(start)[1] <= 0:
         return []  # concave and monotone: f < 0 throughout
     top = _root(lambda V: f(V)[1], start, end)
     if f(top)[0] < 0:
         return []
-    return [_root(lambda V: f(V)[0], start, top), _root(lambda V: f(V)[0], top, end)]
+    return [_root(lambda V: f(V)[0], 0.0, top), _root(lambda V: f(V)[0], top, end)]
 
 
 def _root(f: Callable[[float], float], lo: float, hi: float) -> float:

@@ -29,7 +29,7 @@ PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
 FINEST_SLICES = 1e-8
 MOST_SLICES = 80_000
 #: By how much the companion of a slice rule is coarser.
-COARSER = 10.0
+COARSER = 5.0
 #: What a truncated hole can cost, relative to the density that was cut off.
 TRUNCATION = 5.0
 
