@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -41,6 +42,7 @@ __all__ = [
     "settled",
     "table",
     "transition_record",
+    "versions",
 ]
 
 STARTS = ("semantic", "positional", "uninformed", "zero")
@@ -465,10 +467,7 @@ def point_record(point: FixedPoint) -> dict[str, Any]:
         name: math.nan if point.overlaps is None else getattr(point.overlaps, name)
         for name in OVERLAPS
     }
-    errors = {
-        name: math.nan if point.errors is None else getattr(point.errors, name)
-        for name in (*OVERLAPS, *LOSSES)
-    }
+    errors = {name: getattr(point.errors, name) for name in (*OVERLAPS, *LOSSES)}
     return {
         "branch": point.branch,
         "start": point.start,
@@ -510,17 +509,41 @@ def _stability_record(point: FixedPoint) -> dict[str, Any] | None:
 
 def transition_record(transition: Transition, model: AttentionModel, lam: float) -> dict[str, Any]:
     """A transition as the JSON object of the command line."""
-    exists = math.isfinite(transition.value)
     return {
         "kind": transition.kind,
         **_parameters(model, lam),
         "alpha": transition.value,
         "error": transition.error,
-        "bracket": list(transition.bracket) if exists else None,
+        "bracket": list(transition.bracket) if math.isfinite(transition.bracket[0]) else None,
         "status": transition.status.token,
         "message": transition.message,
-        "others": list(transition.others),
+        "others": [
+            {
+                "alpha": other.value,
+                "error": other.error,
+                "bracket": list(other.bracket),
+                "status": other.status.token,
+                "message": other.message,
+            }
+            for other in transition.others
+        ],
     }
+
+
+def versions() -> str:
+    """The versions that a number depends on, for the provenance of a file."""
+    import numba
+    import numpy
+    import scipy
+
+    packages = (("numpy", numpy), ("scipy", scipy), ("numba", numba))
+    return ", ".join(
+        [
+            f"gamp_theory {__version__}",
+            f"python {platform.python_version()}",
+            *(f"{name} {package.__version__}" for name, package in packages),
+        ]
+    )
 
 
 def _parameters(model: AttentionModel, lam: float) -> dict[str, float]:
@@ -637,8 +660,9 @@ def _transition_text(transition: Transition, record: Mapping[str, Any]) -> str:
     ]
     if record["status"] != "converged":
         lines.append(transition.message)
-    if record["others"]:
-        lines.append(f"further ones at alpha = {', '.join(map(str, record['others']))}")
+    if transition.others:
+        further = (concise(other.value, other.error) for other in transition.others)
+        lines.append(f"further ones at alpha = {', '.join(further)}")
     return "\n".join(lines)
 
 

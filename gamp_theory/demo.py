@@ -7,11 +7,10 @@ words what that means, and leaves a figure and a labelled dataset behind.
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from gamp_theory.cli import (
     settled,
     table,
     transition_record,
+    versions,
 )
 from gamp_theory.model import AttentionModel
 
@@ -37,20 +37,23 @@ if TYPE_CHECKING:
 
 __all__ = ["run_demo", "transition_dataset"]
 
-STARTS = ("semantic", "positional", "uninformed")
+STARTS = ("uninformed", "positional", "semantic")  # the one that costs most first
 ALPHAS = tuple(round(0.05 * k, 2) for k in range(2, 41))  # 0.1, 0.15, ..., 2
 SHOWN = (0.25, 0.5, 0.75, 1.0, 1.2, 1.3, 1.5, 1.75, 2.0)  # rows of the table
 LAM = 0.01
-TOL = 1e-6
+BRANCH_TOL = 1e-5
+TRANSITION_TOL = 1e-6
 JOBS = 2
+#: Statuses of points whose numbers have error bars.
+KNOWN = ("converged", "quadrature_limit")
 
 _ABOUT = {
-    "q": ("student norm Q.Sigma.Q/d", "1"),
-    "m": ("positional overlap Q.p_1/sqrt(d)", "1"),
-    "V": ("response, the variance of the cavity field", "1"),
-    "theta": ("semantic overlap Q.Sigma.Q*/d", "1"),
-    "train_loss": ("training loss min R/d", "1"),
-    "test_error": ("test error per token and dimension", "1"),
+    "q": "student norm Q.Sigma.Q/d",
+    "m": "positional overlap Q.p_1/sqrt(d)",
+    "V": "response, the variance of the cavity field",
+    "theta": "semantic overlap Q.Sigma.Q*/d",
+    "train_loss": "training loss min R/d",
+    "test_error": "test error per token and dimension",
 }
 
 
@@ -69,12 +72,13 @@ def run_demo(out: Path, advance: Callable[..., object]) -> Answer:
     advance(0, total=len(STARTS) * len(ALPHAS) + 2)
     # Downwards: where there is enough data both informed branches are there to be followed.
     points, complete = follow_branches(
-        model, ALPHAS[::-1], LAM, STARTS, tol=TOL, advance=advance, jobs=JOBS
+        model, ALPHAS[::-1], LAM, STARTS, tol=BRANCH_TOL, advance=advance, jobs=JOBS
     )
     if not complete:
         raise KeyboardInterrupt
-    transitions = _transitions(model, advance)
-    dataset = transition_dataset(model, {s: points[s][::-1] for s in STARTS}, transitions)
+    points = {start: points[start][::-1] for start in STARTS}
+    transitions = _transitions(model, points, advance)
+    dataset = transition_dataset(model, points, transitions)
     files = {"figure": out / "transition.png", "data": out / "transition.nc"}
     _write(dataset, files)
 
@@ -128,8 +132,9 @@ def transition_dataset(
     starts = list(points)
     first = points[starts[0]]
 
-    def grid(value: Callable[[FixedPoint], Any]) -> tuple[tuple[str, str], np.ndarray]:
-        return ("branch", "alpha"), np.array([[value(p) for p in points[s]] for s in starts])
+    def add(name: str, long_name: str, value: Callable[[FixedPoint], Any], **attrs: str) -> None:
+        values = np.array([[value(point) for point in points[start]] for start in starts])
+        dataset[name] = (("branch", "alpha"), values, {"long_name": long_name, **attrs})
 
     dataset = xarray.Dataset(
         coords={
@@ -141,30 +146,23 @@ def transition_dataset(
             ),
         }
     )
-    for name, (long_name, units) in _ABOUT.items():
-        dataset[name] = grid(lambda p, name=name: _value(p, name))
-        dataset[name].attrs = {"long_name": long_name, "units": units}
-        dataset[f"{name}_error"] = grid(
-            lambda p, name=name: math.nan if p.errors is None else getattr(p.errors, name)
-        )
-        dataset[f"{name}_error"].attrs = {"long_name": f"error bar of {name}", "units": units}
-    for name, long_name in (
-        ("jump_mass", "jump mass of the proximal map; replica symmetry is broken where positive"),
-        ("replicon", "replicon, regular part; 1 on the AT line"),
-    ):
-        dataset[name] = grid(
-            lambda p, name=name: math.nan if p.stability is None else getattr(p.stability, name)
-        )
-        dataset[name].attrs = {"long_name": long_name, "units": "1"}
-    dataset["stable"] = grid(lambda p: p.stability is not None and bool(p.stability.stable))
-    dataset["stable"].attrs["long_name"] = (
-        "whether no eigenvalue of the map has real part 1 or more; false where not known"
+    for name, long_name in _ABOUT.items():
+        add(name, long_name, partial(_value, name), units="1")
+        add(f"{name}_error", f"error bar of {name}", partial(_error, name), units="1")
+    add(
+        "jump_mass",
+        "jump mass of the proximal map; replica symmetry is broken where it is positive",
+        partial(_stability, "jump_mass"),
+        units="1",
     )
-    dataset["status"] = grid(lambda p: p.status.token)
-    dataset["status"].attrs["long_name"] = "how the solve ended"
-    dataset["reached"] = grid(lambda p: p.branch or "")
-    dataset["reached"].attrs["long_name"] = "branch on which the solve ended"
-
+    add("replicon", "replicon, regular part", partial(_stability, "replicon"), units="1")
+    add(
+        "stable",
+        "whether no eigenvalue of the map has a real part of 1 or more; false where not known",
+        lambda point: point.stability is not None and bool(point.stability.stable),
+    )
+    add("status", "how the solve ended", lambda point: point.status.token)
+    add("reached", "branch on which the solve ended", lambda point: point.branch)
     _add_lowest(dataset)
     for name, transition in transitions.items():
         dataset[name] = ((), transition.value)
@@ -192,7 +190,7 @@ _THRESHOLDS = {
 
 def _add_lowest(dataset: xarray.Dataset) -> None:
     """The branch of lowest training loss as one curve; NaN and "" where nothing converged."""
-    loss = dataset["train_loss"].where(dataset["status"] == "converged")
+    loss = dataset["train_loss"].where(dataset["status"].isin(KNOWN))
     there = loss.notnull().any("branch")
     index = loss.fillna(math.inf).argmin("branch")
     for name in ("train_loss", "test_error"):
@@ -209,14 +207,21 @@ def _add_lowest(dataset: xarray.Dataset) -> None:
     dataset["lowest_branch"] = lowest
 
 
-def _value(point: FixedPoint, name: str) -> float:
+def _value(name: str, point: FixedPoint) -> float:
     if name not in OVERLAPS:
         return getattr(point, name)
     return math.nan if point.overlaps is None else getattr(point.overlaps, name)
 
 
+def _error(name: str, point: FixedPoint) -> float:
+    return getattr(point.errors, name)
+
+
+def _stability(name: str, point: FixedPoint) -> float:
+    return math.nan if point.stability is None else getattr(point.stability, name)
+
+
 def _provenance(model: AttentionModel, lam: float, tol: float) -> dict[str, Any]:
-    packages = ("gamp-theory", "numpy", "scipy", "numba", "xarray")
     return {
         "title": "Positional and semantic solutions of a solvable attention model",
         "omega": model.omega,
@@ -225,25 +230,51 @@ def _provenance(model: AttentionModel, lam: float, tol: float) -> dict[str, Any]
         "A": ";".join(",".join(map(repr, row)) for row in model.target.A),
         "positions": ",".join(map(repr, model.positions)),
         "tol": tol,
+        "transition_tol": TRANSITION_TOL,
         "command": "gamp-theory demo",
-        "python": platform.python_version(),
-        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "versions": versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 
-def _transitions(model: AttentionModel, advance: Callable[..., object]) -> dict[str, Transition]:
-    """Both thresholds, side by side."""
+def _transitions(
+    model: AttentionModel,
+    points: Mapping[str, Sequence[FixedPoint]],
+    advance: Callable[..., object],
+) -> dict[str, Transition]:
+    """Both thresholds, side by side, each between the neighbours where the branches cross."""
     from gamp_theory.transitions import find_transition
 
     def find(kind: str) -> Transition:
-        found = find_transition(model, kind, alpha=(ALPHAS[0], ALPHAS[-1]), lam=LAM, tol=TOL)
+        span = _crossing(points, kind)
+        found = find_transition(model, kind, alpha=span, lam=LAM, tol=TRANSITION_TOL)
         advance()
         return found
 
     kinds = ("alpha_c", "alpha_l")
     with ThreadPoolExecutor(JOBS) as pool:
         return dict(zip(kinds, pool.map(find, kinds), strict=True))
+
+
+def _crossing(points: Mapping[str, Sequence[FixedPoint]], kind: str) -> tuple[float, float]:
+    """The first pair of neighbours between which the difference that `kind` is about changes sign.
+
+    The whole range if there is none: then it is searched, at length.
+    """
+    before: tuple[float, float] | None = None
+    for here in zip(*points.values(), strict=True):
+        there = [p for p in here if p.status.token in KNOWN and p.branch == p.start]
+        alpha, difference = here[0].alpha, math.nan
+        if kind == "alpha_c":
+            loss = {point.start: point.train_loss for point in there}
+            difference = loss.get("semantic", math.nan) - loss.get("positional", math.nan)
+        elif there:
+            lowest = min(there, key=lambda point: point.train_loss)
+            difference = lowest.test_error - lowest.linear_error
+        if before is not None and before[1] * difference <= 0:
+            return before[0], alpha
+        before = alpha, difference
+    return ALPHAS[0], ALPHAS[-1]
 
 
 def _write(dataset: xarray.Dataset, files: Mapping[str, Path]) -> None:
@@ -310,7 +341,7 @@ def _story_table(dataset: xarray.Dataset, points: Mapping[str, Sequence[FixedPoi
 def _loss_cell(here: xarray.Dataset, branch: str) -> str:
     """The training loss of a branch, or that it is not there."""
     part = here.sel(branch=branch)
-    if str(part["status"].values) != "converged":
+    if str(part["status"].values) not in KNOWN:
         return str(part["status"].values)
     if str(part["reached"].values) != branch:
         return f"({part['reached'].values})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from matplotlib import style
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
     from numpy.typing import NDArray
 
 __all__ = [
     "COLOURS",
     "STYLE",
     "figure",
+    "mark_thresholds",
     "plot_overlaps",
     "plot_test_error",
     "plot_train_loss",
@@ -82,9 +84,8 @@ def plot_transition(dataset: xarray.Dataset) -> Figure:
         plot_test_error(dataset, axes[2])
         for ax, letter in zip(axes, "abc", strict=True):
             ax.set_title(f"({letter})", loc="left", fontweight="bold")
-            _mark_thresholds(ax, dataset)
             ax.margins(x=0)
-        _label_thresholds(axes[0], dataset)
+            mark_thresholds(dataset, ax)
     return drawn
 
 
@@ -92,15 +93,15 @@ def plot_overlaps(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Artis
     """The order parameters of both informed branches: m of one, theta of the other."""
     ax = _axes(ax)
     artists: list[Artist] = []
-    for branch, name, label in (
-        ("positional", "m", r"$m$  (positional)"),
-        ("semantic", "theta", r"$\theta$  (semantic)"),
+    for branch, name, text in (
+        ("positional", "m", "$m$, positional"),
+        ("semantic", "theta", r"$\theta$, semantic"),
     ):
-        artists += _branch(ax, dataset, branch, name, label=label)
+        artists += _branch(ax, dataset, branch, name)
+        artists += _name(ax, artists[-1], text, COLOURS[branch], at=0.98, ha="right", va="top")
     ax.set_xlabel(_ALPHA)
     ax.set_ylabel(r"overlap  $m$, $\theta$")
     ax.set_ylim(bottom=0)
-    artists.append(ax.legend(loc="lower right"))
     return artists
 
 
@@ -109,41 +110,88 @@ def plot_train_loss(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Art
     ax = _axes(ax)
     artists: list[Artist] = []
     reference = _values(dataset, "positional", "train_loss")
+    places = {
+        "uninformed": {"at": 0.9, "va": "bottom", "ha": "right"},
+        "positional": {"at": 0.02, "va": "top"},
+        "semantic": {"at": 0.84, "va": "top", "ha": "right"},
+    }
     for branch in _branches(dataset):
-        artists += _branch(ax, dataset, branch, "train_loss", reference, label=branch)
+        artists += _branch(ax, dataset, branch, "train_loss", reference)
+        artists += _name(ax, artists[-1], branch, COLOURS[branch], **places[branch])
     ax.set_xlabel(_ALPHA)
-    ax.set_ylabel(r"$(\epsilon_t - \epsilon_t^{\mathrm{pos}})\times 10^{3}$")
-    artists.append(ax.legend(loc="best"))
+    ax.set_ylabel(r"$(\epsilon_t - \epsilon_t^{\,\mathrm{positional}})\times 10^{3}$")
     return artists
 
 
 def plot_test_error(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Artist]:
-    """Test errors, and in front that of the branch with the lowest training loss."""
+    """Test errors; behind them, broad, that of the branch with the lowest training loss."""
     ax = _axes(ax)
     artists: list[Artist] = []
+    places = {
+        "uninformed": {"at": 0.5, "va": "bottom", "ha": "center"},
+        "positional": {"at": 0.98, "va": "top", "ha": "right"},
+        "semantic": {"at": 0.53, "va": "top", "ha": "right"},
+    }
     for branch in _branches(dataset):
         artists += _branch(ax, dataset, branch, "test_error")
+        artists += _name(ax, artists[-1], branch, COLOURS[branch], **places[branch])
     alpha, error = _lowest_test_error(dataset)
     artists += ax.plot(
         alpha,
         _SCALE * error,
-        color="black",
-        linewidth=2.6,
-        alpha=0.28,
-        label=r"lowest $\epsilon_t$",
+        color="0.82",
+        linewidth=4,
+        zorder=1,
+        solid_joinstyle="round",
+        label="lowest training loss",
     )
+    linear = _SCALE * float(dataset["linear_error"])
     artists.append(
         ax.axhline(
-            _SCALE * float(dataset["linear_error"]),
-            color="black",
-            linewidth=0.9,
-            linestyle=(0, (1, 1.5)),
-            label="best linear layer",
+            linear, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="best linear layer"
+        )
+    )
+    artists.append(
+        ax.annotate(
+            "best linear layer",
+            (0.02, linear),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize="small",
         )
     )
     ax.set_xlabel(_ALPHA)
     ax.set_ylabel(r"test error  $\epsilon_g\times 10^{3}$")
-    artists.append(ax.legend(loc="best"))
+    artists.append(ax.legend(handles=[artists[-3]], loc="lower left"))
+    return artists
+
+
+def mark_thresholds(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Artist]:
+    """Vertical lines at alpha_c and alpha_l, where they exist, named above the axes."""
+    ax = _axes(ax)
+    artists: list[Artist] = []
+    for name, text, dashes in (
+        ("alpha_c", r"$\alpha_c$", (0, (6, 2))),
+        ("alpha_l", r"$\alpha_l$", (0, (6, 2, 1, 2))),
+    ):
+        value = float(dataset[name])
+        if not np.isfinite(value):
+            continue
+        artists.append(
+            ax.axvline(value, color="black", linewidth=0.6, linestyle=dashes, zorder=0, label=name)
+        )
+        artists.append(
+            ax.annotate(
+                text,
+                (value, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+            )
+        )
     return artists
 
 
@@ -164,9 +212,12 @@ def _branches(dataset: xarray.Dataset) -> list[str]:
 
 
 def _values(dataset: xarray.Dataset, branch: str, name: str) -> NDArray[np.float64]:
-    """One quantity of one branch; NaN where the solver ended on another branch or nowhere."""
+    """One quantity of one branch; NaN where the solver ended on another branch or nowhere.
+
+    A point that stopped at the limit of the quadrature has its error bar, and stays.
+    """
     part = dataset.sel(branch=branch)
-    there = (part["reached"] == branch) & (part["status"] == "converged")
+    there = (part["reached"] == branch) & part["status"].isin(["converged", "quadrature_limit"])
     return np.asarray(part[name].where(there), dtype=float)
 
 
@@ -176,9 +227,11 @@ def _branch(
     branch: str,
     name: str,
     reference: NDArray[np.float64] | None = None,
-    label: str = "_",
 ) -> list[Artist]:
-    """A curve, solid where stable and dashed where not, over a band of its error bar."""
+    """A curve, solid where stable and dashed where not, over a band of its error bar.
+
+    The last of the artists is the whole curve, without a stroke: what a name is hung on.
+    """
     scale = 1.0 if name in ("q", "m", "V", "theta") else _SCALE
     alpha = np.asarray(dataset["alpha"], dtype=float)
     value = _values(dataset, branch, name)
@@ -191,11 +244,37 @@ def _branch(
     artists: list[Artist] = [
         ax.fill_between(alpha, value - error, value + error, color=colour, alpha=0.3, linewidth=0)
     ]
-    for part, dashes in ((_runs(value, stable), "-"), (_runs(value, ~stable), (0, (3, 2)))):
+    for mask, dashes, word in ((stable, "-", "stable"), (~stable, (0, (3, 2)), "unstable")):
+        part = _runs(value, mask)
         if np.isfinite(part).any():
+            label = f"{name}, {branch}, {word}"
             artists += ax.plot(alpha, part, color=colour, linestyle=dashes, label=label)
-            label = "_"  # one entry in the legend
+    artists += ax.plot(alpha, value, linestyle="none", label="_whole")
     return artists
+
+
+def _name(
+    ax: Axes, curve: Artist, text: str, colour: str, at: float, ha: str = "left", va: str = "bottom"
+) -> list[Artist]:
+    """The name of a curve, beside it at the fraction `at` of the range of alpha."""
+    alpha, value = cast("Line2D", curve).get_data()
+    there = np.isfinite(value)
+    if not there.any():
+        return []
+    place = np.argmin(np.where(there, abs(alpha - alpha[0] - at * (alpha[-1] - alpha[0])), np.inf))
+    shift = {"left": 3, "right": -3, "center": 0}[ha], {"bottom": 3, "top": -4}[va]
+    return [
+        ax.annotate(
+            text,
+            (alpha[place], value[place]),
+            xytext=shift,
+            textcoords="offset points",
+            color=colour,
+            fontsize="small",
+            ha=ha,
+            va=va,
+        )
+    ]
 
 
 def _runs(value: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -221,29 +300,3 @@ def _lowest_test_error(
         for i, name in ((right - 1, "test_error"), (right, "test_error"))
     ]
     return np.insert(alpha, right, [alpha_c] * 2), np.insert(error, right, sides)
-
-
-def _mark_thresholds(ax: Axes, dataset: xarray.Dataset) -> None:
-    for name in ("alpha_c", "alpha_l"):
-        value = float(dataset[name])
-        if np.isfinite(value):
-            ax.axvline(value, color="black", linewidth=0.6, linestyle=_DASHES[name], zorder=0)
-
-
-_DASHES = {"alpha_c": (0, (6, 2)), "alpha_l": (0, (6, 2, 1, 2))}
-
-
-def _label_thresholds(ax: Axes, dataset: xarray.Dataset) -> None:
-    """The names of the vertical lines, above the panel."""
-    for name, text in (("alpha_c", r"$\alpha_c$"), ("alpha_l", r"$\alpha_l$")):
-        value = float(dataset[name])
-        if np.isfinite(value):
-            ax.annotate(
-                text,
-                (value, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-            )

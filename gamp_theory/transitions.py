@@ -19,8 +19,8 @@ __all__ = ["KINDS", "Transition", "TransitionStatus", "find_transition"]
 
 KINDS = ("alpha_c", "alpha_l")
 #: Points of the scan that brackets a transition, geometric in alpha; coarse solves.
-SCAN = 25
-SCAN_TOL = 1e-4
+SCAN = 21
+SCAN_TOL = 1e-3
 #: A bracket reaches this many error bars to either side, and at least so far, relative.
 BRACKET = 3.0
 LEAST_BRACKET = 1e-7
@@ -227,10 +227,12 @@ class _Search:
             return seen[alpha].difference
 
         try:
-            root = brentq(difference, left.alpha, right.alpha, xtol=1e-9, rtol=1e-9, maxiter=60)
+            root = float(
+                brentq(difference, left.alpha, right.alpha, xtol=1e-9, rtol=1e-9, maxiter=60)
+            )
             at = seen[root] if root in seen else self.sample(root, self.tol, left)
             slope = self.slope(at, left, right)
-            error = at.error / abs(slope)
+            error = float(at.error / abs(slope))
             half = max(BRACKET * error, LEAST_BRACKET * root)
             for _ in range(3):
                 below = self.sample(root - half, self.tol, at)

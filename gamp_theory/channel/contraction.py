@@ -7,6 +7,7 @@ panels end there, and nodes crowd quadratically at all ends of panels.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,14 +33,14 @@ CELL = 1.5
 # What a panel may err by, in units of the tolerance: its estimate is pessimistic next to a
 # singularity, where it decays algebraically, and there are few panels that matter.
 R_SHARE = 3.0
-B_SHARE = 5.0
+B_SHARE = 8.0
 R_BISECTIONS = 5
 ANGLES = 6  # on the quarter circle, at tol = 1e-3
 SEARCH_STEP = 0.2
 SCAN = 64  # cells in which onsets are bracketed
 RADIUS_MESH = (9, 5)  # radii and angles at which the search radius is bounded
 BOX = 6
-COARSER = 8.0  # tolerance of the companion rule, relative
+COARSER = 5.0  # tolerance of the companion rule, relative
 #: Below this size an average need not be known to a relative error.
 LEAST = np.array([0.0, 0.01, 0.01, 1e-3, 0.0])
 
@@ -53,7 +54,7 @@ class Contraction:
     value : float
         ``E |dprox/dw - 1|_F**2`` from pointwise derivatives: kappa/alpha.
     error : float
-        Estimate of its absolute error: the difference to a coarser rule.
+        Estimate of its absolute error: the difference to a coarser rule, or twice `tol`.
     jump_mass : float
         J, the part that the jumps of the prox have in ``V E sum dg_l/dw_l``.
     slope : float
@@ -96,7 +97,8 @@ def contraction(model: AttentionModel, overlaps: Overlaps, tol: float = 1e-3) ->
     crude = _integrate(problem, max(1, points // 3), None)
     coarse = _integrate(problem, max(1, round(points / 1.6)), COARSER * tol * _scale(crude))
     fine = _integrate(problem, points, tol * _scale(coarse))
-    error = abs(fine - coarse)
+    # two rules may agree by chance
+    error = np.maximum(abs(fine - coarse), 2 * tol * np.maximum(abs(fine), LEAST))
     return Contraction(
         value=float(fine[2]),
         error=float(error[2]),
@@ -193,7 +195,7 @@ def _integrate(
     todo = [
         _Panel(float(phi), float(share), lo, hi, lo > 0, hi < cut)
         for phi, share, ends in zip(angles, angular, _ends(problem, angles), strict=True)
-        for lo, hi in zip(ends[:-1], ends[1:], strict=True)
+        for lo, hi in itertools.pairwise(ends)
     ]
     total = np.zeros(kernels.N_OUT)
     for generation in range(R_BISECTIONS + 1):

@@ -268,8 +268,8 @@ def touch_closely(left, right, line):
     """The same across a small hole: Newton for the middle c and half-length d of the chord.
 
     The equations, ``[B'(c + d) - B'(c - d)]/2d = 0`` and equality of the slope of the chord with
-    the mean of the two B', become ordinary derivatives of B at c, of second and (times -d**2/3) third order, as d goes to 0:
-    regular where two separate wells are hard to tell from their barrier.
+    the mean of the two B', turn into derivatives of B at c as d goes to 0, the second and
+    (times ``-d**2/3``) the third: regular where two wells are hard to tell from their barrier.
     """
     t, b, k = line.t, line.b, line.k
     c = 0.5 * (left[0] + right[0])
@@ -405,8 +405,7 @@ def add_slice(b, draw, state, grid, axis, memory, jumps):
     minimum, edge = work.minimum, work.edge
     p = 0
     while p + 2 < size and (
-        minimum[edge[p + 2]] - minimum[edge[p + 1]]
-        < low * (axis[edge[p + 2]] - axis[edge[p + 1]])
+        minimum[edge[p + 2]] - minimum[edge[p + 1]] < low * (axis[edge[p + 2]] - axis[edge[p + 1]])
     ):
         p += 1
     have = False
@@ -483,11 +482,8 @@ def find_end(i, draw, state, grid, axis, memory, tolerance):
                 return b_many + share * (b_few - b_many)
         if many[odd, 2] * math.sqrt(width) < tolerance or width < 1e-7 * state.s:
             break
-        if 0 < share < 1 and turn % 4 < 3:
-            # stay on the side of the jump, where there is something to extrapolate
-            share = min(0.93 * share, 0.95)
-        else:
-            share = 0.5
+        # stay on the side of the jump, where there is something to extrapolate
+        share = min(0.93 * share, 0.95) if 0 < share < 1 and turn % 4 < 3 else 0.5
         b = b_many + share * (b_few - b_many)
         count = add_slice(b, draw, state, grid, axis, memory, trial)
         if count > n_few:
@@ -512,9 +508,7 @@ def sample_panel(lo, hi, draw, state, grid, axis, memory):
         x = grid.b_gauss[i]
         store.b[i] = lo + (hi - lo) * x * x * (3 - 2 * x)
         jacobian = (hi - lo) * 6 * x * (1 - x)
-        store.counts[i] = add_slice(
-            store.b[i], draw, state, grid, axis, memory, store.jumps[i]
-        )
+        store.counts[i] = add_slice(store.b[i], draw, state, grid, axis, memory, store.jumps[i])
         for o in range(N_OUT):
             store.samples[i, o] = jacobian * store.slice[o]
 
@@ -650,7 +644,5 @@ def contraction_sums(y_nodes, radii, tolerance, state, grid, table):
         draw = place((y_nodes[i, 0], y_nodes[i, 1]), radii[i], state, grid, axis)
         if draw.room > 0:
             search_rows(draw, state, table, work)
-            panels += add_draw(
-                draw, state, grid, axis, (work, store), tolerance[i], out[i]
-            )
+            panels += add_draw(draw, state, grid, axis, (work, store), tolerance[i], out[i])
     return out, panels

@@ -34,7 +34,6 @@ R_BISECTIONS = 6
 ANGLES = 8  # on the quarter circle, at tol = 1e-6 and sigma <= 1/2
 SEARCH_STEP = 0.16  # of the search grid, at tol = 1e-5
 BOX = 8  # candidates of that bound, per half-axis
-CONTRACTION = kernels.OUTPUTS.index("contraction")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,8 @@ class SliceReport:
     slope : float
         ``-E sum dg_l/dw_l`` from pointwise derivatives only: V_hat without the jumps.
     contraction : float
-        ``E |dprox/dw - 1|_F**2``: kappa/alpha, regular part.
+        ``E |dprox/dw - 1|_F**2``: kappa/alpha, regular part.  Crude where there are jumps, at
+        whose ends it is singular: :mod:`gamp_theory.channel.contraction` resolves that.
     jump_mass : float
         J, summed over the jumps.
     unresolved : float
@@ -149,7 +149,6 @@ def slice_rule(
     model: AttentionModel,
     overlaps: Overlaps,
     tol: float,
-    contraction_tol: float | None = None,
     *,
     even: bool = True,
 ) -> SliceRule:
@@ -164,8 +163,6 @@ def slice_rule(
     overlaps : Overlaps
     tol : float
         Relative error aimed at in the averages, between 1e-2 and 1e-9.
-    contraction_tol : float, optional
-        The same for the contraction, whose integrand is singular where jumps end.
     even : bool
         Whether the symmetries of `overlaps` may thin the teacher draws; say False if the rule is
         to be used off the subspaces m = 0 and theta = 0.
@@ -177,8 +174,6 @@ def slice_rule(
     some = np.linspace(0, 1, 5)
     crude = _assemble(problem, some, _refine(problem, some, np.zeros(kernels.N_OUT)))
     scales = _scales(crude.totals, problem.state)
-    if contraction_tol is not None:
-        scales[CONTRACTION] = crude.totals[CONTRACTION] * contraction_tol / tol
     return _assemble(problem, fractions, _refine(problem, fractions, tol * scales)).rule
 
 

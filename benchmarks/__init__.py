@@ -1,0 +1,1 @@
+"""Speed and accuracy against the floor and against the alternatives; nothing passes or fails."""
