@@ -25,9 +25,7 @@ SLICES = (1e-4, 1e-5, 1e-6, 1e-7)
 TARGETS = (1e-5, 1e-7)
 
 #: Fixed points of the hard places, rounded (validation/hard_places.py).
-HARD = (
-@HARD@
-)
+HARD = (State("semantic   alpha=1.5 lam=.001", Overlaps(0.183297, 0.0, 31.20448, 0.206595)),)
 
 
 @numba.njit(error_model="numpy")
@@ -84,7 +82,15 @@ def measure(state: State, loss: float, prox: float) -> list[tuple]:
         cost = cpu_seconds(lambda rule=rule: plane_averages(model, x, rule))
         floor = seen.nodes * loss
         rows.append(
-            (f"plane {level}", seen.nodes, seen.holes, build, cost, floor, error(averages, truth(state)))
+            (
+                f"plane {level}",
+                seen.nodes,
+                seen.holes,
+                build,
+                cost,
+                floor,
+                error(averages, truth(state)),
+            )
         )
     for tol in SLICES:
         build, rule = _timed(lambda tol=tol: slice_rule(model, x, tol))
@@ -92,7 +98,15 @@ def measure(state: State, loss: float, prox: float) -> list[tuple]:
         cost = cpu_seconds(lambda rule=rule: slice_averages(model, x, rule))
         nodes = rule.slices * _nodes_of_slice(rule)
         rows.append(
-            (f"slices {tol:.0e}", nodes, rule.slices, build, cost, nodes * prox, error(averages, truth(state)))
+            (
+                f"slices {tol:.0e}",
+                nodes,
+                rule.slices,
+                build,
+                cost,
+                nodes * prox,
+                error(averages, truth(state)),
+            )
         )
     return rows
 
@@ -119,7 +133,9 @@ def report(states: tuple[State, ...]) -> None:
     cheapest = []
     for state in states:
         print(f"\n{state.name}: {state.overlaps}")
-        print(f"  {'rule':<13}{'nodes':>9}{'holes|slices':>13}{'build ms':>10}{'map ms':>9}{'floor ms':>10}{'error':>10}")
+        print(
+            f"  {'rule':<13}{'nodes':>9}{'holes|slices':>13}{'build ms':>10}{'map ms':>9}{'floor ms':>10}{'error':>10}"
+        )
         rows = measure(state, loss, prox)
         for row in rows:
             if len(row) == 2:

@@ -37,7 +37,8 @@ def stroud_degree_7() -> tuple[np.ndarray, np.ndarray]:
     t = math.sqrt((9 + 3 * math.sqrt(5)) / 4)
     signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
     nodes = np.array(
-        [(r, 0), (-r, 0), (0, r), (0, -r), *(np.array(signs) * s), *(np.array(signs) * t)], dtype=float
+        [(r, 0), (-r, 0), (0, r), (0, -r), *(np.array(signs) * s), *(np.array(signs) * t)],
+        dtype=float,
     )
     weights = np.repeat([1 / 36, (5 + 2 * math.sqrt(5)) / 45, (5 - 2 * math.sqrt(5)) / 45], 4)
     return nodes, weights
@@ -59,7 +60,9 @@ def published_map(model: AttentionModel, x: np.ndarray) -> tuple[np.ndarray, flo
             h, loss = _local_prox(w, t, V, sigma)
             g = (h - w) / V
             noise = y - theta / math.sqrt(q) * xi
-            totals += weight_xi * weight_eta * np.array([g @ g, g[0] - g[1], g @ noise, g @ xi, loss])
+            totals += (
+                weight_xi * weight_eta * np.array([g @ g, g[0] - g[1], g @ noise, g @ xi, loss])
+            )
     q_hat, m_hat, covariance, response, loss = totals
     theta_hat = covariance / spread**2
     V_hat = theta_hat * theta / q - response / math.sqrt(q)
@@ -100,7 +103,9 @@ def published_solve(model: AttentionModel, x: np.ndarray) -> tuple[np.ndarray, f
 def main() -> None:
     """Both branches, both schemes."""
     model = AttentionModel.mixture()
-    print(f"\nalpha={ALPHA:g}, omega={model.omega:g}, sigma={model.sigma:g}, lam={LAM:g}; relative errors in brackets")
+    print(
+        f"\nalpha={ALPHA:g}, omega={model.omega:g}, sigma={model.sigma:g}, lam={LAM:g}; relative errors in brackets"
+    )
     for start in ("semantic", "positional"):
         true = solve(model, ALPHA, LAM, start, tol=1e-8, with_stability=False, on_failure="return")
         exact = np.append(true.overlaps.as_array(), true.train_loss)
@@ -112,7 +117,13 @@ def main() -> None:
             warnings.simplefilter("ignore")
             x, loss, maps, theirs = published_solve(model, first.as_array())
         print(f"\n{start} (truth: {true.overlaps}, train_loss={true.train_loss:.9g})")
-        _line("this package", ours.iterations, seconds, [*ours.overlaps.as_array(), ours.train_loss], exact)
+        _line(
+            "this package",
+            ours.iterations,
+            seconds,
+            [*ours.overlaps.as_array(), ours.train_loss],
+            exact,
+        )
         _line("published", maps, theirs, [*x, loss], exact)
         print(f"  published / this package: {theirs / seconds:.0f} times the time")
 

@@ -55,7 +55,9 @@ def process(*arguments: str) -> tuple[float, float]:
 def main() -> None:
     """Print the tables."""
     print("\nfixed points at the default tolerance, warm, from a named start")
-    print(f"  {'alpha':>5} {'start':<11}{'status':<11}{'maps':>5}{'with J, bars':>13}{'wall s':>8}{'CPU s':>8}{'with stability':>15}")
+    print(
+        f"  {'alpha':>5} {'start':<11}{'status':<11}{'maps':>5}{'with J, bars':>13}{'wall s':>8}{'CPU s':>8}{'with stability':>15}"
+    )
     for alpha, start in POINTS:
         point, wall, cpu = warm(alpha, start)
         _, _, full = warm(alpha, start, with_stability=True)
@@ -67,7 +69,10 @@ def main() -> None:
     for name, arguments in (
         ("import gamp_theory", ("-c", "import gamp_theory")),
         ("from gamp_theory import solve", ("-c", "from gamp_theory import solve")),
-        ("gamp-theory solve --alpha 1.25", ("-m", "gamp_theory", "solve", "--alpha", "1.25", "--json")),
+        (
+            "gamp-theory solve --alpha 1.25",
+            ("-m", "gamp_theory", "solve", "--alpha", "1.25", "--json"),
+        ),
     ):
         wall, cpu = process(*arguments)
         print(f"  {name:<32}{wall:7.2f} s wall{cpu:7.2f} s CPU")

@@ -109,7 +109,8 @@ def _extrapolate(
         before = points[-2].overlaps
         assert before is not None
         n = len(points)
-        ratio = (value - values[n - 1]) / (values[n - 1] - values[n - 2])
+        spacing = values[n - 1] - values[n - 2]
+        ratio = (value - values[n - 1]) / spacing if spacing else 0.0
         guess = x + ratio * (x - before.as_array())
         inside = guess[3] ** 2 < 0.999 * last.model.rho * guess[0]
         if guess[0] > 0.3 * x[0] and 0.3 * x[2] < guess[2] < 3 * x[2] and inside:

@@ -168,7 +168,7 @@ def _curve(options: argparse.Namespace) -> Answer:
         raise _BadInput(f"{fixed} must be one number along {along}, got {_shown(constant)}")
     values = span.values()
     for end in (values[0], values[-1]):
-        _check_experiment(**{along: end, fixed: constant}, lam=options.lam)
+        _check_experiment(options, **{along: end, fixed: constant})
     model = _model(options, omega=values[0] if along == "omega" else options.omega)
     starts = _starts(options.branch)
     with _progress(len(starts) * len(values), "points") as advance:
@@ -209,15 +209,21 @@ def _threshold(options: argparse.Namespace) -> Answer:
         )
     if not span.low < span.high:
         raise _BadInput(f"alpha must be a range LO:HI with LO < HI, got {_shown(span)}")
-    _check_experiment(alpha=span.low, omega=options.omega, lam=options.lam)
+    _check_experiment(options, alpha=span.low, omega=options.omega)
     model = _model(options)
 
     from gamp_theory.transitions import find_transition
 
     began = time.perf_counter()
-    transition = find_transition(
-        model, options.kind, alpha=(span.low, span.high), lam=options.lam, tol=options.tol
-    )
+    with _progress(None, "values of alpha") as advance:
+        transition = find_transition(
+            model,
+            options.kind,
+            alpha=(span.low, span.high),
+            lam=options.lam,
+            tol=options.tol,
+            progress=lambda _: advance(),
+        )
     record = transition_record(transition, model, options.lam)
     record["seconds"] = time.perf_counter() - began
     return Answer(
@@ -444,14 +450,17 @@ def settled(result: FixedPoint | Transition) -> bool:
     return result.status.token in SETTLED
 
 
-def _check_experiment(*, alpha: float, omega: float, lam: float) -> None:
+def _check_experiment(options: argparse.Namespace, *, alpha: float, omega: float) -> None:
     """Refuse what a solve would refuse, before the first of many."""
+    lam, tol = options.lam, options.tol
     if not (math.isfinite(alpha) and alpha > 0):
         raise _BadInput(f"alpha must be positive and finite, got {alpha!r}")
     if not (math.isfinite(omega) and 0 <= omega <= 1):
         raise _BadInput(f"omega must lie in [0, 1], got {omega!r}")
     if not (math.isfinite(lam) and lam >= 0):
         raise _BadInput(f"lam must be >= 0 and finite, got {lam!r}")
+    if not 1e-9 <= tol <= 0.01:
+        raise _BadInput(f"tol must be in [1e-9, 0.01], got {tol!r}")
 
 
 # ---------------------------------------------------------------------- results as records
@@ -575,7 +584,7 @@ def concise(value: float | None, error: float | None) -> str:
         unit = 10.0**-places
         rounded = round(value, places)
         # Less a rounding error of this very expression: 3 units are not 4.
-        digit = math.ceil((error + abs(value - rounded)) / unit - 1e-6)
+        digit = max(1, math.ceil((error + abs(value - rounded)) / unit - 1e-6))
         if digit < 10:
             break
         places -= 1

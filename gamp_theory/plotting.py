@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 from matplotlib import style
@@ -93,12 +93,12 @@ def plot_overlaps(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Artis
     """The order parameters of both informed branches: m of one, theta of the other."""
     ax = _axes(ax)
     artists: list[Artist] = []
-    for branch, name, text in (
-        ("positional", "m", "$m$, positional"),
-        ("semantic", "theta", r"$\theta$, semantic"),
+    for branch, name, text, place in (
+        ("positional", "m", "$m$, positional", _Place(0.18, "left", "top")),
+        ("semantic", "theta", r"$\theta$, semantic", _Place(0.37, "right", "center")),
     ):
         artists += _branch(ax, dataset, branch, name)
-        artists += _name(ax, artists[-1], text, COLOURS[branch], at=0.98, ha="right", va="top")
+        artists += _name(ax, artists[-1], text, COLOURS[branch], place)
     ax.set_xlabel(_ALPHA)
     ax.set_ylabel(r"overlap  $m$, $\theta$")
     ax.set_ylim(bottom=0)
@@ -111,13 +111,13 @@ def plot_train_loss(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Art
     artists: list[Artist] = []
     reference = _values(dataset, "positional", "train_loss")
     places = {
-        "uninformed": {"at": 0.9, "va": "bottom", "ha": "right"},
-        "positional": {"at": 0.02, "va": "top"},
-        "semantic": {"at": 0.84, "va": "top", "ha": "right"},
+        "uninformed": _Place(0.36, "right", "bottom"),
+        "positional": _Place(0.02, "left", "top"),
+        "semantic": _Place(0.5, "right", "top"),
     }
     for branch in _branches(dataset):
         artists += _branch(ax, dataset, branch, "train_loss", reference)
-        artists += _name(ax, artists[-1], branch, COLOURS[branch], **places[branch])
+        artists += _name(ax, artists[-1], branch, COLOURS[branch], places[branch])
     ax.set_xlabel(_ALPHA)
     ax.set_ylabel(r"$(\epsilon_t - \epsilon_t^{\,\mathrm{positional}})\times 10^{3}$")
     return artists
@@ -128,13 +128,13 @@ def plot_test_error(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Art
     ax = _axes(ax)
     artists: list[Artist] = []
     places = {
-        "uninformed": {"at": 0.5, "va": "bottom", "ha": "center"},
-        "positional": {"at": 0.98, "va": "top", "ha": "right"},
-        "semantic": {"at": 0.53, "va": "top", "ha": "right"},
+        "uninformed": _Place(0.13, "left", "bottom"),
+        "positional": _Place(0.19, "center", "top"),
+        "semantic": _Place(0.47, "right", "top"),
     }
     for branch in _branches(dataset):
         artists += _branch(ax, dataset, branch, "test_error")
-        artists += _name(ax, artists[-1], branch, COLOURS[branch], **places[branch])
+        artists += _name(ax, artists[-1], branch, COLOURS[branch], places[branch])
     alpha, error = _lowest_test_error(dataset)
     artists += ax.plot(
         alpha,
@@ -143,17 +143,17 @@ def plot_test_error(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Art
         linewidth=4,
         zorder=1,
         solid_joinstyle="round",
-        label="lowest training loss",
+        label=r"lowest $\epsilon_t$",
     )
     linear = _SCALE * float(dataset["linear_error"])
     artists.append(
         ax.axhline(
-            linear, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="best linear layer"
+            linear, color="black", linewidth=0.9, linestyle=(0, (1, 1.5)), label="linear layer"
         )
     )
     artists.append(
         ax.annotate(
-            "best linear layer",
+            "linear layer",
             (0.02, linear),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
@@ -253,26 +253,38 @@ def _branch(
     return artists
 
 
-def _name(
-    ax: Axes, curve: Artist, text: str, colour: str, at: float, ha: str = "left", va: str = "bottom"
-) -> list[Artist]:
-    """The name of a curve, beside it at the fraction `at` of the range of alpha."""
-    alpha, value = cast("Line2D", curve).get_data()
+class _Place(NamedTuple):
+    """Where a name stands: beside its curve, at a fraction of the range of alpha."""
+
+    at: float
+    ha: Literal["left", "right", "center"]
+    va: Literal["top", "bottom", "center"]
+
+
+def _name(ax: Axes, curve: Artist, text: str, colour: str, place: _Place) -> list[Artist]:
+    """The name of a curve in place of a legend; none for a curve that is nowhere."""
+    line = cast("Line2D", curve)
+    alpha = np.asarray(line.get_xdata(), dtype=float)
+    value = np.asarray(line.get_ydata(), dtype=float)
     there = np.isfinite(value)
     if not there.any():
         return []
-    place = np.argmin(np.where(there, abs(alpha - alpha[0] - at * (alpha[-1] - alpha[0])), np.inf))
-    shift = {"left": 3, "right": -3, "center": 0}[ha], {"bottom": 3, "top": -4}[va]
+    wanted = alpha[0] + place.at * (alpha[-1] - alpha[0])
+    nearest = np.argmin(np.where(there, abs(alpha - wanted), np.inf))
+    shift = (
+        {"left": 4, "right": -4, "center": 0}[place.ha],
+        {"bottom": 3, "top": -4, "center": 0}[place.va],
+    )
     return [
         ax.annotate(
             text,
-            (alpha[place], value[place]),
+            (alpha[nearest], value[nearest]),
             xytext=shift,
             textcoords="offset points",
             color=colour,
             fontsize="small",
-            ha=ha,
-            va=va,
+            ha=place.ha,
+            va=place.va,
         )
     ]
 

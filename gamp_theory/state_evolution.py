@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gamp_theory import observables
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.origin import solve_origin
-from gamp_theory.channel.pair import PairChannel, PairRule
+from gamp_theory.channel.pair import MOST_SLICES, PairChannel, PairRule
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
 from gamp_theory.overlaps import Conjugates, Overlaps
@@ -42,7 +42,13 @@ JACOBIAN_TOL = 1e-4
 FINEST = 1e-8  # quadrature tolerance beyond which nothing is gained
 #: Absolute floors of the tolerances, in units of rho for q and so on.
 FLOOR = 1e-6
-SEARCH_MAPS = 120
+POLISH_MAPS = 60
+#: Memory of the acceleration, mixing, accuracy and maps of each attempt of the search.
+SEARCH_STAGES = ((6, 0.4, 0.0, 60), (0, 0.15, 0.03, 60), (6, 0.15, 0.0, 60), (6, 0.05, 0.0, 80))
+#: Largest factor by which V may change in a step of the search; q by its square.
+REACH = 2.0
+#: Slices that a solve may integrate in all: a minute or so.
+LARGEST_COST = 4_000_000
 POLISH_STEPS = 12
 ROUNDS = 6
 #: A rule is made anew where the state has moved by more than this.
@@ -228,6 +234,9 @@ def solve(
         If the accuracy is not reached or the fixed point does not exist.
     """
     _validate(model, alpha, lam, start, tol, on_failure)
+    for name, value in (("residual_tol", residual_tol), ("quadrature_tol", quadrature_tol)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
     solver = _Solver(
         model,
         float(alpha),
@@ -264,6 +273,10 @@ def _validate(
         raise ValueError(f"start must be one of {', '.join(STARTS)} or Overlaps, got {start!r}")
 
 
+class _TooExpensive(Exception):
+    """The slices that a solve may integrate are used up."""
+
+
 class _Solver:
     """One solve: search with cheap rules, then polish with frozen ones."""
 
@@ -283,6 +296,8 @@ class _Solver:
         self.tol, self.residual_tol, self.quadrature_tol = tol, residual_tol, quadrature_tol
         self.channel = PairChannel(model)
         self.began = time.perf_counter()
+        self.last: Vector | None = None
+        self.cost = 0
         self.maps = 0
         self.other_maps = 0
         rho = model.rho
@@ -301,7 +316,7 @@ class _Solver:
 
     def admissible(self, x: Vector) -> bool:
         q, _, V, theta = x
-        largest = 20 * self.model.rho / max(self.lam, 1e-6)
+        largest = 4 * self.model.rho / max(self.lam, 1e-6)
         return bool(0 < q < 1e4 * self.model.rho and 0 < V < largest) and bool(
             theta**2 < self.model.rho * q * (1 - 1e-9)
         )
@@ -311,8 +326,11 @@ class _Solver:
     def run(self) -> FixedPoint:
         if self.start == "zero":
             return self.zero()
-        x0 = self.first_state()
-        x, status = self.search(x0, SEARCH_TOL)
+        x = self.first_state()
+        try:
+            x, status = self.search(x, SEARCH_TOL)
+        except _TooExpensive:
+            return self.failed(x if self.last is None else self.last, Status.ITERATION_LIMIT)
         if status is not Status.CONVERGED:
             return self.failed(x, status)
         if x[0] < 1e-5 * self.model.rho:
@@ -332,25 +350,66 @@ class _Solver:
         return named_start(self.start, self.model, self.alpha, self.lam).as_array()
 
     def search(self, x0: Vector, rtol: float) -> tuple[Vector, Status]:
-        """Anderson iteration with cheap rules that follow the state."""
+        """Find the fixed point with cheap rules that follow the state.
+
+        Anderson acceleration first.  Where it gets lost (strongly oscillating maps), small damped
+        steps lead into the neighbourhood: an eigenvalue ``-a`` of the map allows steps of up to
+        ``2/(1 + a)``.
+        """
         rule: PairRule | None = None
 
         def cheap(x: Vector) -> Vector:
             nonlocal rule
             if rule is None or self.moved(x, rule) > MOVED:
                 rule = self.channel.rule(Overlaps.from_array(x), SEARCH_TOL, checked=False)
-            self.maps += 1
+            self.spend(rule)
             return self.map(x, rule)[0]
 
-        result = solve_fixed_point(
-            cheap,
-            x0,
-            atol=1e-2 * rtol * self.units,
-            rtol=rtol,
-            max_evaluations=SEARCH_MAPS,
-            admissible=self.admissible,
-        )
-        return result.x, _STATUS[result.status]
+        x, status = x0, Status.ITERATION_LIMIT
+        for memory, mixing, accuracy, maps in SEARCH_STAGES:
+            result = solve_fixed_point(
+                self.within_reach(cheap),
+                x,
+                atol=1e-2 * max(accuracy, rtol) * self.units,
+                rtol=max(accuracy, rtol),
+                memory=memory,
+                mixing=mixing,
+                newton=False,
+                max_evaluations=maps,
+                admissible=self.reachable,
+            )
+            status = _STATUS[result.status]
+            if memory == 0:
+                x = result.x
+            elif status is Status.CONVERGED:
+                return result.x, status
+        return result.x, status
+
+    def within_reach(self, F: Callable[[Vector], Vector]) -> Callable[[Vector], Vector]:
+        """F, remembering where it was called last: the centre of the next trust region."""
+        self.last = None
+
+        def remembered(x: Vector) -> Vector:
+            self.last = x
+            return F(x)
+
+        return remembered
+
+    def reachable(self, x: Vector) -> bool:
+        """Whether `x` is in the domain and no more than a trust region from the last state."""
+        if not self.admissible(x):
+            return False
+        if self.last is None:
+            return True
+        ratio_q, ratio_V = x[0] / self.last[0], x[2] / self.last[2]
+        return bool(1 / REACH**2 < ratio_q < REACH**2 and 1 / REACH < ratio_V < REACH)
+
+    def spend(self, rule: PairRule) -> None:
+        """Count a map of the search or the polish, and stop a solve that costs too much."""
+        self.maps += 1
+        self.cost += rule.cost
+        if self.cost > LARGEST_COST:
+            raise _TooExpensive
 
     def moved(self, x: Vector, rule: PairRule) -> float:
         """How far a state is from where its rule was made."""
@@ -372,7 +431,10 @@ class _Solver:
             if 0 < abs(x[j]) < 0.02 * math.sqrt(x[0]) * self.units[j] / math.sqrt(self.model.rho):
                 snapped = x.copy()
                 snapped[j] = 0.0
-                x_even, status = self.search(snapped, SEARCH_TOL)
+                try:
+                    x_even, status = self.search(snapped, SEARCH_TOL)
+                except _TooExpensive:
+                    continue
                 if status is Status.CONVERGED:
                     rate = self.jacobian(x_even).transverse["m" if j == 1 else "theta"]
                     if rate is not None and rate < 1:
@@ -403,7 +465,10 @@ class _Solver:
             # where the plane rule has failed twice, what it leaves out is the matter
             choose = self.channel.rule if attempt < 2 else self.channel.slices
             rule = choose(at, tol)
-            x, averages, residual, settled = self.newton(x, rule, jacobian)
+            try:
+                x, averages, residual, settled = self.newton(x, rule, jacobian)
+            except _TooExpensive:
+                break
             if not settled:
                 status = Status.ITERATION_LIMIT
                 break
@@ -417,7 +482,7 @@ class _Solver:
             if ratio <= 1:
                 status = Status.CONVERGED
                 break
-            if rule.costly or tol <= FINEST:
+            if rule.cost > MOST_SLICES or tol <= FINEST:
                 break
             tol = max(tol * min(0.3, max(0.03, 0.5 / ratio)), FINEST)
         if point is None:
@@ -433,8 +498,8 @@ class _Solver:
         floor = FLOOR * self.residual_tol * self.units
         last = math.inf
         for _ in range(POLISH_STEPS):
+            self.spend(rule)
             f, averages = self.map(x, rule)
-            self.maps += 1
             residual = np.where(inside, f - x, 0.0)
             size = float(np.max(np.abs(residual) / (floor + self.residual_tol * np.abs(x))))
             if size <= 1:
@@ -453,7 +518,7 @@ class _Solver:
             x,
             atol=floor,
             rtol=self.residual_tol,
-            max_evaluations=SEARCH_MAPS,
+            max_evaluations=POLISH_MAPS,
             admissible=self.admissible,
         )
         self.maps += result.evaluations
@@ -515,7 +580,7 @@ class _Solver:
     ) -> FixedPoint:
         overlaps = Overlaps.from_array(x)
         errors = self.overlap_errors(x, averages, error, residual, jacobian)
-        loss_error = self.loss_error(x, averages, error)
+        loss_error = float(self.loss_error(x, averages, error))
         inside = x != 0
         model = self.model
         test = observables.test_error(model, overlaps)

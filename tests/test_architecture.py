@@ -23,7 +23,7 @@ LAYERS = [
     {"state_evolution", "stability", "observables", "empirical", "expansions"},
     {"transitions", "branches"},
     {"phase_diagram", "sweep"},
-    {"cli", "plotting", "__main__"},
+    {"cli", "demo", "plotting", "__main__"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 

@@ -154,8 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fine = (Status.CONVERGED.token, Status.DOES_NOT_EXIST.token)
     good = all(row["status"] in fine and row.get("sobol_agrees", 1) for row in rows)
     solved = sum(row["status"] == Status.CONVERGED.token for row in rows)
-    print(f"{solved} of {len(rows)} solved; Sobol disagrees at "
-          f"{sum(row.get('sobol_agrees') == 0 for row in rows)}")
+    print(
+        f"{solved} of {len(rows)} solved; Sobol disagrees at "
+        f"{sum(row.get('sobol_agrees') == 0 for row in rows)}"
+    )
     return 0 if good else 1
 
 

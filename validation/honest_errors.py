@@ -21,11 +21,14 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import multiprocessing
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,8 @@ LEAST_SOLVED, LEAST_HONEST, LARGEST_MEDIAN = 0.85, 0.95, 30.0
 SLICES_FOR_PLANE = 3e-8
 PLANE_LEVEL = 6
 SLICES_FOR_SLICES = 1e-8
+#: Size of the independent Sobol check.
+SOBOL = {"samples": 2**12, "scrambles": 16}
 #: What the fine plane rule may leave undone and still be a reference for slices.
 PLANE_SOUND = 1e-8
 
@@ -187,7 +192,7 @@ def true_errors(point: FixedPoint) -> tuple[str, dict[str, float], dict[str, flo
 
 
 def _true_errors_at_zero(point: FixedPoint) -> tuple[str, dict[str, float], dict[str, float]]:
-    """At Q = 0: ``V = sigma**2/(lam + sigma**2 V_hat)`` by a plain rule over the teacher's field."""
+    """At Q = 0: ``V = sigma**2/(lam + sigma**2 V_hat)`` by a plain rule over y."""
     model = point.model
     rho = model.rho
     rule = trapezoid_normal(0.05, 9.0)
@@ -213,9 +218,8 @@ def _true_errors_at_zero(point: FixedPoint) -> tuple[str, dict[str, float], dict
     return "trapezoid", values, {name: rounding.get(name, 0.0) for name in QUANTITIES}
 
 
-def judge(parameters: ParameterSet, seed: int) -> dict[str, Any]:
-    """One row of the table."""
-    row: dict[str, Any] = {
+def _parameters(parameters: ParameterSet, seed: int) -> dict[str, Any]:
+    return {
         "number": parameters.number,
         "seed": seed,
         "sigma": parameters.sigma,
@@ -226,6 +230,12 @@ def judge(parameters: ParameterSet, seed: int) -> dict[str, Any]:
         "A21": parameters.A[1][0],
         "start": parameters.start,
     }
+
+
+def judge(parameters: ParameterSet, seed: int) -> Iterator[dict[str, Any]]:
+    """A row of the table, first as the solve leaves it, then with the true errors."""
+    row = _parameters(parameters, seed)
+    began_cpu = time.process_time()
     point = solve(
         parameters.model,
         parameters.alpha,
@@ -235,14 +245,16 @@ def judge(parameters: ParameterSet, seed: int) -> dict[str, Any]:
         on_failure="return",
     )
     row |= {
-        "branch": point.branch,
         "status": point.status.token,
+        "branch": point.branch,
         "rule": point.rule,
         "maps": point.iterations,
         "seconds": round(point.seconds, 2),
+        "cpu_seconds": round(time.process_time() - began_cpu, 2),
     }
+    yield row
     if point.overlaps is None or not math.isfinite(point.train_loss):
-        return row
+        return
     began = time.perf_counter()
     name, errors, left_open = true_errors(point)
     row["reference"] = name
@@ -260,24 +272,61 @@ def judge(parameters: ParameterSet, seed: int) -> dict[str, Any]:
         ratios.append(bar / max(error, 1e-300))
     row |= {"least_ratio": min(ratios), "honest": honest, "reference_is_finer": certain}
     row["reference_seconds"] = round(time.perf_counter() - began, 2)
-    check = check_point(point, seed=seed)
+    check = check_point(point, seed=seed, **SOBOL)
     row["sobol_agrees"] = all(difference.agrees for difference in check.values())
     row["sobol_worst"] = max(
-        (abs(d.difference) / math.hypot(d.standard_error, d.error) for d in check.values() if d.difference),
+        (
+            abs(d.difference) / math.hypot(d.standard_error, d.error)
+            for d in check.values()
+            if d.difference
+        ),
         default=0.0,
     )
+    yield row
+
+
+def _work(sender: Connection, parameters: ParameterSet, seed: int, limit: float) -> None:
+    """In a process of its own: send the row as often as there is more to say.
+
+    The timer counts processor time and ends the process, kernels included; it starts anew for
+    the reference.  A limit of 0 is none.
+    """
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_VIRTUAL, limit)
+    for row in judge(parameters, seed):
+        sender.send(row)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 2 * limit)
+    sender.close()
+
+
+def judge_apart(parameters: ParameterSet, seed: int, limit: float) -> dict[str, Any]:
+    """The row of :func:`judge`; a solve that exceeds `limit` is ``time_limit``, not solved."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gamp_theory.state_evolution", "gamp_theory.check"])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, parameters, seed, limit))
+    process.start()
+    sender.close()
+    row: dict[str, Any] = _parameters(parameters, seed) | {"status": "time_limit"}
+    row |= {"branch": "", "rule": "", "maps": "", "seconds": "", "cpu_seconds": limit}
+    try:
+        while True:
+            row = receiver.recv()
+            print(f"    #{parameters.number} {describe(row)}", flush=True)
+    except EOFError:
+        process.join()
     return row
 
 
 def _ratios(row: dict[str, Any]) -> list[float]:
     pairs = [(row[f"{key}_reported"], row[f"{key}_true"]) for key in QUANTITIES]
-    return [bar / max(error, 1e-300) for bar, error in pairs if bar > 0]
+    return [bar / max(error, 1e-300) for bar, error in pairs if bar > 0 and error > 0]
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> tuple[str, bool]:
     """What the table says, and whether it is what was promised."""
     solved = [row for row in rows if row["status"] == "converged"]
-    barred = [row for row in rows if "honest" in row]
+    barred = [row for row in rows if row.get("honest", "") != ""]
     honest = [row for row in barred if row["honest"]]
     judged = [row for row in barred if row["rule"] != "origin"]
     ratios = [ratio for row in judged for ratio in _ratios(row)]
@@ -298,8 +347,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> tuple[str, bool]:
         f"{sum(row['reference_is_finer'] for row in barred)}/{len(barred)}",
     ]
     if solved:
-        seconds = [row["seconds"] for row in solved]
-        lines.append(f"seconds a solve: median {np.median(seconds):.2f}, largest {max(seconds):.1f}")
+        seconds = [row["cpu_seconds"] for row in solved]
+        lines.append(
+            f"CPU seconds a solve: median {np.median(seconds):.2f}, largest {max(seconds):.1f}"
+        )
     kept = fraction >= LEAST_SOLVED and truth >= LEAST_HONEST and median < LARGEST_MEDIAN
     return "\n".join(lines), bool(kept)
 
@@ -315,6 +366,21 @@ def write(rows: Sequence[dict[str, Any]], path: Path) -> None:
             writer.writerow([_cell(row.get(name, "")) for name in columns])
 
 
+def read(path: Path) -> list[dict[str, Any]]:
+    """Inverse of :func:`write`."""
+    with path.open(newline="") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 def _cell(value: Any) -> Any:
     if isinstance(value, bool | np.bool_):
         return int(value)
@@ -323,8 +389,8 @@ def _cell(value: Any) -> Any:
 
 def describe(row: dict[str, Any]) -> str:
     """One line of progress."""
-    head = f"{row['status']}, {row['branch']}, {row['rule']}, {row['seconds']} s"
-    if "honest" not in row:
+    head = f"{row['status']}, {row['branch']}, {row['rule']}, {row['cpu_seconds']} s CPU"
+    if row.get("honest", "") == "":
         return head
     word = "honest" if row["honest"] else "TOO SMALL"
     sobol = "agrees" if row["sobol_agrees"] else "DISAGREES"
@@ -340,22 +406,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sets", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=0.0, help="CPU seconds of a solve; 0: none")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of single sets; no table")
+    parser.add_argument("--resume", action="store_true", help="keep the finished sets of the table")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     numbers = options.only or list(range(options.sets))
     began = time.perf_counter()
-    rows = []
-    with ProcessPoolExecutor(options.jobs) as pool:
-        sets = {pool.submit(judge, draw(n, options.seed), options.seed): n for n in numbers}
+    rows = read(options.out) if options.resume and options.out.exists() else []
+    rows = [row for row in rows if row["status"] != "time_limit"]
+    numbers = [n for n in numbers if n not in {row["number"] for row in rows}]
+    with ThreadPoolExecutor(options.jobs) as pool:  # each thread waits for a process
+        sets = {
+            pool.submit(judge_apart, draw(n, options.seed), options.seed, options.limit): n
+            for n in numbers
+        }
         for done in as_completed(sets):
             number = sets[done]
             rows.append(done.result())
             rows.sort(key=lambda row: row["number"])
-            if not options.only:  # what is finished survives an interruption
+            if options.resume or not options.only:  # what is finished survives an interruption
                 write(rows, options.out)
             print(
-                f"[{len(rows)}/{len(numbers)}, {time.perf_counter() - began:.0f} s] "
+                f"[{len(rows)}, {time.perf_counter() - began:.0f} s] "
                 f"{draw(number, options.seed)}\n    {describe(rows[_index(rows, number)])}",
                 flush=True,
             )

@@ -31,6 +31,7 @@ from gamp_theory.channel.slices_kernels import (
     search_rows,
     search_slice,
     settle,
+    small_bitangent,
     tanh,
 )
 from gamp_theory.numerics.jit import kernel
@@ -264,48 +265,6 @@ def touch(left, right, line):
 
 
 @kernel
-def touch_closely(left, right, line):
-    """The same across a small hole: Newton for the middle c and half-length d of the chord.
-
-    The equations, ``[B'(c + d) - B'(c - d)]/2d = 0`` and equality of the slope of the chord with
-    the mean of the two B', turn into derivatives of B at c as d goes to 0, the second and
-    (times ``-d**2/3``) the third: regular where two wells are hard to tell from their barrier.
-    """
-    t, b, k = line.t, line.b, line.k
-    c = 0.5 * (left[0] + right[0])
-    d = 0.5 * (right[0] - left[0])
-    WL, WR = left[1], right[1]
-    for _ in range(NEWTON):
-        WL, BL, aL, dL, bendL, okL = settle(c - d, WL, b, t, k)
-        WR, BR, aR, dR, bendR, okR = settle(c + d, WR, b, t, k)
-        if not (okL and okR):
-            return left, right, False
-        f = 0.5 * (aR - aL) / d
-        g = 0.5 * (BR - BL) / d - 0.5 * (aR + aL)
-        mean = 0.5 * (bendR + bendL)
-        odd = 0.5 * (bendR - bendL)
-        f_c, f_d = odd / d, (mean - f) / d
-        g_c, g_d = f - mean, -g / d - odd
-        det = f_c * g_d - f_d * g_c
-        if det == 0:
-            return left, right, False
-        step_c = (f_d * g - g_d * f) / det
-        step_d = (g_c * f - f_c * g) / det
-        step_c = min(max(step_c, -d), d)
-        step_d = min(max(step_d, -0.5 * d), d)
-        if abs(step_c) + abs(step_d) < 1e-6 * d:
-            ok = bendL > 0 and bendR > 0
-            return (c - d, WL, aL, dL, bendL), (c + d, WR, aR, dR, bendR), ok
-        c += step_c
-        d += step_d
-        WL += dL * (step_c - step_d)
-        WR += dR * (step_c + step_d)
-        if not SMALLEST_HOLE < d < 10:
-            return left, right, False
-    return left, right, False
-
-
-@kernel
 def add_edge(left, right, line, grid, store, jumps, count):
     """Add what lies between two neighbouring vertices of the hull; returns the count of jumps.
 
@@ -341,7 +300,7 @@ def add_edge(left, right, line, grid, store, jumps, count):
             smooth, near, far = add_piece(here, there, line, grid, store)
             if smooth:
                 continue
-        before, after, ok = touch_closely(near, far, line)
+        before, after, ok = small_bitangent(near, far, line.b, line.t, line.k)
         if not ok:
             before, after, ok = touch(near, far, line)
         if ok:

@@ -24,9 +24,10 @@ from gamp_theory.overlaps import Overlaps
 
 __all__ = ["PairChannel", "PairRule"]
 
-#: Accuracy of the plane rule by level, and the finest slices worth their time.
+#: Accuracy of the plane rule by level, and of the finest slices worth their time.
 PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
 FINEST_SLICES = 1e-8
+#: Slices of a rule beyond which it is not refined further: a second or so an evaluation.
 MOST_SLICES = 80_000
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
@@ -62,9 +63,9 @@ class PairRule:
         return "plane" if isinstance(self.nodes, PlaneRule) else "slices"
 
     @property
-    def costly(self) -> bool:
-        """Whether one evaluation takes a second or more."""
-        return isinstance(self.nodes, SliceRule) and self.nodes.slices > MOST_SLICES
+    def cost(self) -> int:
+        """Slices that one evaluation integrates, about ten microseconds each; 0 for a plane."""
+        return self.nodes.slices if isinstance(self.nodes, SliceRule) else 0
 
     def averages(self, overlaps: Overlaps) -> ChannelAverages:
         """The averages at overlaps near those that the rule was made for."""

@@ -32,6 +32,7 @@ B_STEP = 0.5
 CELL = 1.2
 R_BISECTIONS = 6
 ANGLES = 8  # on the quarter circle, at tol = 1e-6 and sigma <= 1/2
+WIDEST_SMEAR = 0.25  # of an onset, in radius, that radial panels have to know of
 SEARCH_STEP = 0.16  # of the search grid, at tol = 1e-5
 BOX = 8  # candidates of that bound, per half-axis
 
@@ -266,7 +267,7 @@ def _refine(
     todo = []
     for ray, fraction in enumerate(fractions):
         phi = 2 * np.pi / problem.fold * fraction
-        ends = [0.0, *onsets(problem.model, problem.V, phi, cut), cut]
+        ends = _graded(onsets(problem.model, problem.V, phi, cut), problem.state.s, cut)
         for lo, hi in zip(ends[:-1], ends[1:], strict=True):
             count = max(1, int(np.ceil((hi - lo) / R_PANEL)))
             edges = np.linspace(lo, hi, count + 1)
@@ -332,6 +333,19 @@ def _assemble(
         y, weight, radius, ends[:, : panels.max() + 1], panels, problem.grid, problem.points, problem.step
     )
     return _Assembled(rule, angular @ np.array([ray.integral for ray in rays]))
+
+
+def _graded(onsets_: list[float], s: float, cut: float) -> list[float]:
+    """Ends of the radial panels: the onsets, and points close by where the field is narrow.
+
+    Near an onset a double well of depth of order eps**2 forms; a field of width s smears that
+    over a range ``eps ~ s**(2/3)`` of the radius, which a wide panel would not see.
+    """
+    ends = {0.0, cut, *onsets_}
+    smear = s ** (2 / 3)
+    if smear < WIDEST_SMEAR:
+        ends |= {r + k * smear for r in onsets_ for k in (-3.0, -1.0, 1.0, 3.0)}
+    return sorted(r for r in ends if 0 <= r <= cut)
 
 
 def _radii(problem: _Problem, y: NDArray[np.float64]) -> NDArray[np.float64]:
