@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gamp_theory.channel.sobol import sobol_averages
 from gamp_theory.prior import prior_map
@@ -67,7 +68,7 @@ def check_point(
     model, alpha, lam = point.model, point.alpha, point.lam
     estimate = sobol_averages(model, x, samples=samples, scrambles=scrambles, seed=seed)
 
-    def outputs(averages: np.ndarray) -> np.ndarray:
+    def outputs(averages: NDArray[np.float64]) -> NDArray[np.float64]:
         overlaps = prior_map(model.rho, alpha * averages[:4], lam)
         loss = alpha * averages[4] + lam * x.q / (2 * model.rho)
         return np.append(overlaps, loss)

@@ -102,15 +102,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         answer = options.run(options)
     except (_BadInput, ValueError) as error:
         print(f"gamp-theory: error: {error}", file=sys.stderr)
+        out = None  # what stands there is better than nothing
         answer = _nothing(command, "bad_input", str(error), BAD_INPUT)
     except KeyboardInterrupt:
         print("gamp-theory: interrupted", file=sys.stderr)
+        out = None
         answer = _nothing(command, "interrupted", "Interrupted by the user.", INTERRUPTED)
     if as_json:
         print(_json(answer.document))
     elif answer.text:
         print(answer.text)
-    if out is not None and answer.exit_code != BAD_INPUT:
+    if out is not None:
         with replacing(out) as temporary:
             temporary.write_text(_json(answer.document) + "\n", encoding="utf-8")
     return answer.exit_code
@@ -733,7 +735,9 @@ def _progress(total: int | None, unit: str) -> Iterator[Callable[..., object]]:
     from tqdm import tqdm
 
     stream: TextIO = sys.stderr
-    with tqdm(total=total, desc=unit, file=stream, leave=False) as bar:
+    # A log file is not a screen: there, a line every ten seconds is enough.
+    interval = 0.1 if stream.isatty() else 10.0
+    with tqdm(total=total, desc=unit, file=stream, leave=False, mininterval=interval) as bar:
         lock = threading.Lock()
 
         def advance(steps: int = 1, *, total: int | None = None) -> None:
@@ -939,7 +943,7 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
-            help=text.split(".")[0].lower(),
+            help=text.split(". ")[0].lower(),
             description=text,
             parents=[output, file] if to_file else [output],
             allow_abbrev=False,
@@ -1094,8 +1098,9 @@ def _add_branch(command: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=(*STARTS, "all"),
         default=["semantic"],
-        help="where to start from; a solution that ends on another branch says so "
-        "(default: semantic)",
+        metavar="START",
+        help=f"where to start from: any of {', '.join(STARTS)}, or all; a solution that ends on "
+        "another branch says so (default: semantic)",
     )
 
 

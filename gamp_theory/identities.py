@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gamp_theory.channel.contraction import contraction
 from gamp_theory.channel.pair import PairChannel
 from gamp_theory.observables import free_entropy, loss_slopes
-from gamp_theory.overlaps import Overlaps
+from gamp_theory.overlaps import Conjugates, Overlaps
 from gamp_theory.state_evolution import FixedPoint, solve
 
 __all__ = ["Comparison", "jump_mass", "stationarity", "train_loss_slopes"]
@@ -64,7 +65,7 @@ def stationarity(point: FixedPoint, quadrature_tol: float = 1e-7) -> dict[str, C
     h = hats.as_array()
     scales = np.abs([h[2] * x[0] / 2, h[1] * x[1], h[0] * x[2] / 2, h[3] * x[3]])
 
-    def phi(z: np.ndarray) -> float:
+    def phi(z: NDArray[np.float64]) -> float:
         at = Overlaps.from_array(z)
         envelope = rule.averages(at).envelope(at.V)
         return free_entropy(point.model, hats, envelope, at, point.alpha, point.lam)
@@ -124,9 +125,9 @@ def jump_mass(point: FixedPoint) -> Comparison:
     return Comparison(regular.jump_mass, other, overlaps.V * abs(regular.slope))
 
 
-def _solved(point: FixedPoint):  # type: ignore[no-untyped-def]
-    if point.overlaps is None or point.conjugates is None:
-        raise ValueError(f"identities need a solved fixed point, got {point!r}")
+def _solved(point: FixedPoint) -> tuple[Overlaps, Conjugates]:
+    if point.overlaps is None or point.conjugates is None or point.overlaps.q == 0:
+        raise ValueError(f"identities need a solved fixed point with q > 0, got {point!r}")
     return point.overlaps, point.conjugates
 
 

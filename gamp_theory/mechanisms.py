@@ -1,12 +1,13 @@
 """What a layer does with its fields: the target mechanism T and the student mechanism S.
 
 Both map the fields of L tokens to an L x L row-stochastic matrix.  At L = 2 such a matrix is
-one number per row, its off-diagonal contrast (THEORY: docs/theory.md, "Two tokens"):
+one number per row, its off-diagonal contrast (docs/theory.md, section 3):
 ``s_1 = S_11 - S_12`` and ``s_2 = S_22 - S_21``, both in [-1, 1].
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,8 @@ class SoftmaxMixture:
     ----------
     omega : float
         Weight of the positional part, in [0, 1].
-    A : tuple of tuples of float
-        Row-stochastic L x L matrix, entries in [0, 1].
+    A : nested sequence or array of float
+        Row-stochastic L x L matrix, entries in [0, 1]; kept as a tuple of tuples.
 
     Raises
     ------
@@ -65,7 +66,7 @@ class SoftmaxMixture:
     """
 
     omega: float
-    A: tuple[tuple[float, ...], ...] = DEFAULT_A
+    A: Sequence[Sequence[float]] | NDArray[np.float64] = DEFAULT_A
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.omega) and 0 <= self.omega <= 1):
@@ -79,7 +80,9 @@ class SoftmaxMixture:
         if not np.all(np.isfinite(matrix)) or np.any(matrix < 0):
             raise ValueError(f"A must have finite, non-negative entries, got {self.A!r}")
         if np.any(abs(matrix.sum(axis=1) - 1) > 1e-9):
-            raise ValueError(f"the rows of A must sum to 1, got row sums {matrix.sum(axis=1).tolist()}")
+            raise ValueError(
+                f"the rows of A must sum to 1, got row sums {matrix.sum(axis=1).tolist()}"
+            )
         object.__setattr__(self, "omega", float(self.omega))
         object.__setattr__(self, "A", tuple(tuple(float(x) for x in row) for row in matrix))
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gamp_theory.mechanisms import DEFAULT_A, Softmax, SoftmaxMixture
 from gamp_theory.spectrum import Isotropic
 
@@ -54,7 +57,7 @@ class AttentionModel:
         cls,
         omega: float = 0.3,
         sigma: float = 0.5,
-        A: Sequence[Sequence[float]] = DEFAULT_A,
+        A: Sequence[Sequence[float]] | NDArray[np.float64] = DEFAULT_A,
     ) -> AttentionModel:
         """The worked case of the paper: two tokens, rank one, isotropic, p_1 = -p_2.
 
@@ -67,8 +70,7 @@ class AttentionModel:
         A : 2 x 2 nested sequence
             Row-stochastic positional attention of the target.
         """
-        rows = A.tolist() if hasattr(A, "tolist") else A
-        return cls(target=SoftmaxMixture(omega, rows), spectrum=Isotropic(sigma))
+        return cls(target=SoftmaxMixture(omega, A), spectrum=Isotropic(sigma))
 
     def with_parameters(
         self, omega: float | None = None, sigma: float | None = None

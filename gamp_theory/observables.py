@@ -120,8 +120,8 @@ def test_error(model: AttentionModel, overlaps: Overlaps) -> float:
         # the cavity field is a small cloud around its mean: Gauss-Hermite follows it
         y, weight = _plane(model.sigma, math.inf)
         cloud = gauss_hermite_normal(CLOUD)
-        w = (tilt * y[:, None] + width * cloud.nodes).ravel()
-        s = _contrasts(w + shift, w)
+        around = (tilt * y[:, None] + width * cloud.nodes).ravel()
+        s = _contrasts(around + shift, around)
         joint = (weight[:, None] * cloud.weights).ravel()
         target = (1 - model.omega) * _contrasts(y, y) + model.omega * a
         target = np.repeat(np.repeat(target, CLOUD, axis=0), CLOUD, axis=1)
@@ -151,7 +151,7 @@ def _plane(sigma: float, width: float) -> tuple[NDArray[np.float64], NDArray[np.
     return sigma * rule.nodes, rule.weights
 
 
-def _contrasts(u: NDArray[np.float64], w: NDArray[np.float64]) -> NDArray[np.float64]:
+def _contrasts(u: NDArray[np.floating], w: NDArray[np.floating]) -> NDArray[np.float64]:
     """Contrasts at the rotated fields ``u`` (difference, first axis) and ``w`` (sum, second)."""
     difference, total = np.meshgrid(u, w, indexing="ij")
     fields = np.stack([total + difference, total - difference], axis=-1) * math.sqrt(0.5)

@@ -32,9 +32,7 @@ def prior_overlaps(model: AttentionModel, conjugates: Conjugates, lam: float) ->
     return Overlaps.from_array(prior_map(model.rho, conjugates.as_array(), lam))
 
 
-def prior_map(
-    rho: float, conjugates: NDArray[np.float64], lam: float
-) -> NDArray[np.float64]:
+def prior_map(rho: float, conjugates: NDArray[np.float64], lam: float) -> NDArray[np.float64]:
     """The formulas of :func:`prior_overlaps` on plain vectors, whatever the sign of D."""
     q_hat, m_hat, V_hat, theta_hat = conjugates
     D = lam + rho * V_hat
@@ -46,6 +44,4 @@ def prior_energy(model: AttentionModel, conjugates: Conjugates, lam: float) -> f
     """The prior's term of the free entropy, ``(1/2) int tr[A^-1 (sum gamma q_hat + b b^T)]``."""
     v = model.rho
     D = lam + v * conjugates.V_hat
-    return 0.5 * (
-        v * conjugates.q_hat + conjugates.m_hat**2 + (v * conjugates.theta_hat) ** 2
-    ) / D
+    return 0.5 * (v * conjugates.q_hat + conjugates.m_hat**2 + (v * conjugates.theta_hat) ** 2) / D

@@ -42,7 +42,7 @@ def named_start(name: str, model: AttentionModel, alpha: float, lam: float) -> O
 
 
 def _positional_field(model: AttentionModel) -> float:
-    """The m at which ``tanh(m**2)`` is the mean target contrast; a small one if that is negative."""
+    """The m at which ``tanh(m**2)`` is the mean target contrast; a small one if there is none."""
     rule = trapezoid_normal(0.5, 6.0)
     u, w = np.meshgrid(rule.nodes, rule.nodes, indexing="ij")
     y = model.sigma * math.sqrt(0.5) * np.stack([w + u, w - u], axis=-1)

@@ -173,7 +173,9 @@ class FixedPoint:
             return head + ">"
         values = [(n, getattr(self.overlaps, n), getattr(self.errors, n)) for n in "qmV"]
         values.append(("theta", self.overlaps.theta, self.errors.theta))
-        values += [(n, getattr(self, n), getattr(self.errors, n)) for n in ("train_loss", "test_error")]
+        values += [
+            (n, getattr(self, n), getattr(self.errors, n)) for n in ("train_loss", "test_error")
+        ]
         body = ", ".join(f"{name}={value:.9g} +- {error:.1g}" for name, value, error in values)
         tail = ""
         if self.stability is not None:
@@ -533,7 +535,11 @@ class _Solver:
     # -- error bars ---------------------------------------------------------------------------
 
     def overlap_errors(
-        self, x: Vector, averages: ChannelAverages, error: ChannelAverages, residual: Vector,
+        self,
+        x: Vector,
+        averages: ChannelAverages,
+        error: ChannelAverages,
+        residual: Vector,
         jacobian: MapJacobian,
     ) -> Vector:
         """``(1 - J)^-1 (dF + residual)``, no component far below the largest relative one."""
@@ -555,7 +561,11 @@ class _Solver:
         return self.alpha * max(own, LEAST_SHARE * scale * averages.envelope(x[2]))
 
     def worst(
-        self, x: Vector, averages: ChannelAverages, error: ChannelAverages, residual: Vector,
+        self,
+        x: Vector,
+        averages: ChannelAverages,
+        error: ChannelAverages,
+        residual: Vector,
         jacobian: MapJacobian,
     ) -> float:
         """The largest error bar in units of the tolerance."""
@@ -601,7 +611,13 @@ class _Solver:
             test_error=test,
             linear_error=observables.linear_error(model),
             errors=FixedPointErrors(
-                *(float(e) for e in errors), loss_error, loss_error, float(abs(slope) @ errors)
+                q=float(errors[0]),
+                m=float(errors[1]),
+                V=float(errors[2]),
+                theta=float(errors[3]),
+                train_loss=loss_error,
+                train_loss_variational=loss_error,
+                test_error=float(abs(slope) @ errors),
             ),
             residual=float(np.max(np.abs(residual[inside] / x[inside]))),
             iterations=self.maps,
@@ -644,9 +660,7 @@ class _Solver:
             ),
             test_error=observables.test_error(model, overlaps),
             linear_error=observables.linear_error(model),
-            errors=FixedPointErrors(
-                0.0, 0.0, origin.V_error, 0.0, loss_error, loss_error, 1e-13
-            ),
+            errors=FixedPointErrors(0.0, 0.0, origin.V_error, 0.0, loss_error, loss_error, 1e-13),
             residual=0.0,
             iterations=self.maps,
             map_evaluations=self.maps + self.other_maps,
@@ -675,7 +689,7 @@ class _Solver:
             train_loss_variational=unknown,
             test_error=unknown,
             linear_error=observables.linear_error(self.model),
-            errors=FixedPointErrors(*[unknown] * 7),
+            errors=FixedPointErrors(unknown, unknown, unknown, unknown, unknown, unknown, unknown),
             residual=unknown,
             iterations=self.maps,
             map_evaluations=self.maps + self.other_maps,

@@ -136,14 +136,22 @@ def find_transition(
         if progress is not None:
             progress(float(value))
         sample = search.sample(float(value), SCAN_TOL, previous)
-        if previous is not None and previous.valid and sample.valid:
-            # the sign of a difference that is exactly zero counts as positive
-            if (previous.difference < 0) != (sample.difference < 0):
-                found.append(search.close_in(previous, sample))
+        # the sign of a difference that is exactly zero counts as positive
+        if (
+            previous is not None
+            and previous.valid
+            and sample.valid
+            and (previous.difference < 0) != (sample.difference < 0)
+        ):
+            found.append(search.close_in(previous, sample))
         previous = sample
     if not found:
         return Transition(
-            kind, "alpha", math.nan, math.nan, (math.nan, math.nan),
+            kind,
+            "alpha",
+            math.nan,
+            math.nan,
+            (math.nan, math.nan),
             TransitionStatus.DOES_NOT_EXIST,
         )
     return dataclasses.replace(found[0], others=tuple(found[1:]))
@@ -166,7 +174,7 @@ class _Sample:
 class _Search:
     def __init__(self, model: AttentionModel, kind: str, lam: float, tol: float) -> None:
         self.model, self.kind, self.lam, self.tol = model, kind, lam, tol
-        self.branches = ("semantic", "positional")
+        self.branches: tuple[str, ...] = ("semantic", "positional")
         if kind == "alpha_l":
             self.branches = ("semantic", "positional", "uninformed")
 
@@ -241,8 +249,13 @@ class _Search:
                     raise _Lost
                 if (below.difference < 0) != (above.difference < 0):
                     return Transition(
-                        self.kind, "alpha", root, error, (root - half, root + half),
-                        TransitionStatus.CONVERGED, tuple(at.points.values()),
+                        self.kind,
+                        "alpha",
+                        root,
+                        error,
+                        (root - half, root + half),
+                        TransitionStatus.CONVERGED,
+                        tuple(at.points.values()),
                     )
                 half *= 4
         except _Lost:

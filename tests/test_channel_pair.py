@@ -68,22 +68,6 @@ def test_sobol_agrees(model, overlaps):
     assert abs(standardised(estimate, averages, 1e-5)).max() < 4.5
 
 
-@pytest.mark.slow  # 24 rules, half of them slices: about a minute
-@pytest.mark.parametrize("seed", range(12))
-def test_rules_agree_at_random_states(seed):
-    random = np.random.default_rng(seed)
-    model = AttentionModel.mixture(
-        random.uniform(), random.uniform(0.3, 0.6), [(a, 1 - a) for a in random.uniform(size=2)]
-    )
-    q, cosine = model.rho * random.uniform(0.05, 0.6), random.uniform(0, 0.9)
-    V = random.uniform(0.5, 4) * 2 / model.rho
-    overlaps = Overlaps(q, random.uniform(0, 0.3), V, cosine * math.sqrt(model.rho * q))
-    rule = PairChannel(model).rule(overlaps, 1e-4)
-    slices, _ = slice_averages(model, overlaps, slice_rule(model, overlaps, 1e-5))
-    averages = rule.averages(overlaps)
-    assert relative(averages, slices) < 3e-4
-
-
 # ------------------------------------------------------------------------------- freezing
 
 

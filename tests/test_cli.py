@@ -101,11 +101,11 @@ def test_the_table_gives_values_with_error_bars(capsys):
 
 def test_a_solve_that_fails_is_printed_and_exits_1(capsys, monkeypatch):
     def failed(model, alpha, lam, **_):
-        point = state_evolution.solve(model, alpha, lam, "zero", on_failure="return")
+        point = real(model, alpha, lam, "zero", on_failure="return")
         return dataclasses.replace(point, status=Status.ITERATION_LIMIT)
 
-    real = types.SimpleNamespace(solve=failed)
-    monkeypatch.setitem(sys.modules, "gamp_theory.state_evolution", real)
+    real = state_evolution.solve
+    monkeypatch.setattr(state_evolution, "solve", failed)
     code, document = run_json(capsys, "solve", "--alpha", 1.5, "--check")
     assert code == 1
     (point,) = document["points"]
@@ -494,13 +494,15 @@ def test_a_refused_command_leaves_an_existing_file_alone(capsys, tmp_path):
     assert path.read_text() == "what was here"
 
 
-def test_ctrl_c_exits_130_with_a_line(capsys, monkeypatch):
+def test_ctrl_c_exits_130_with_a_line(capsys, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(state_evolution._Solver, "run", interrupted)
-    code, out, err = run(capsys, "solve", "--alpha", 1, "--json")
+    path = tmp_path / "point.json"
+    code, out, err = run(capsys, "solve", "--alpha", 1, "--json", "--out", path)
     assert code == 130
+    assert not path.exists()
     assert json.loads(out) == {
         "points": [],
         "status": "interrupted",

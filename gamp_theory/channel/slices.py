@@ -8,6 +8,7 @@ cut exactly where the globally minimising prox jumps.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +130,13 @@ def slice_averages(
     """Averages by the given rule, at overlaps near those that it was made for."""
     state = _state(model, overlaps)
     draws = kernels.frozen_averages(
-        rule.y, rule.radius, rule.ends, rule.panels, state, rule.grid, _table(rule.points, rule.step)
+        rule.y,
+        rule.radius,
+        rule.ends,
+        rule.panels,
+        state,
+        rule.grid,
+        _table(rule.points, rule.step),
     )
     mass, gg, g_m, g_y, score, loss, loss_omega, slope, contraction, jump, unresolved = (
         rule.weight @ draws
@@ -192,9 +199,7 @@ class _Problem:
     legendre: NDArray[np.float64]
 
     @classmethod
-    def make(
-        cls, model: AttentionModel, overlaps: Overlaps, tol: float, even: bool
-    ) -> _Problem:
+    def make(cls, model: AttentionModel, overlaps: Overlaps, tol: float, even: bool) -> _Problem:
         fold = symmetry(model, overlaps, even)
         state = _state(model, overlaps)
         # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
@@ -268,11 +273,12 @@ def _refine(
     for ray, fraction in enumerate(fractions):
         phi = 2 * np.pi / problem.fold * fraction
         ends = _graded(onsets(problem.model, problem.V, phi, cut), problem.state.s, cut)
-        for lo, hi in zip(ends[:-1], ends[1:], strict=True):
+        for lo, hi in itertools.pairwise(ends):
             count = max(1, int(np.ceil((hi - lo) / R_PANEL)))
             edges = np.linspace(lo, hi, count + 1)
-            todo += [(ray, phi, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            todo += [(ray, phi, a, b) for a, b in itertools.pairwise(edges)]
     parts: list[list[_Ray]] = [[] for _ in fractions]
+    table = _table(problem.points, problem.step)
     for generation in range(R_BISECTIONS + 1):
         panels = [(ray, phi, gauss_legendre(NODES, lo, hi)) for ray, phi, lo, hi in todo]
         r = np.concatenate([rule.nodes for _, _, rule in panels])
@@ -283,7 +289,12 @@ def _refine(
         # every draw may err by its share: the weights sum to one
         share = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
         averages, ends, count = kernels.refined_averages(
-            y, radius, 0.3 * tolerance * share, problem.state, problem.grid, _table(problem.points, problem.step)
+            y,
+            radius,
+            0.3 * tolerance * share,
+            problem.state,
+            problem.grid,
+            table,
         )
         bisected = []
         for p, (ray, phi, lo, hi) in enumerate(todo):
@@ -307,30 +318,36 @@ def _refine(
         if not bisected:
             break
         todo = bisected
-    return [
-        _Ray(
-            *(np.concatenate([getattr(part, name) for part in ray]) for name in _RAY_ARRAYS),
-            np.sum([part.integral for part in ray], axis=0),
-        )
-        for ray in parts
-    ]
+    return [_join(ray) for ray in parts]
 
 
-_RAY_ARRAYS = ("y", "weight", "radius", "ends", "panels")
+def _join(parts: list[_Ray]) -> _Ray:
+    """One ray out of its panels."""
+    return _Ray(
+        y=np.concatenate([part.y for part in parts]),
+        weight=np.concatenate([part.weight for part in parts]),
+        radius=np.concatenate([part.radius for part in parts]),
+        ends=np.concatenate([part.ends for part in parts]),
+        panels=np.concatenate([part.panels for part in parts]),
+        integral=np.sum([part.integral for part in parts], axis=0),
+    )
 
 
-def _assemble(
-    problem: _Problem, fractions: NDArray[np.float64], rays: list[_Ray]
-) -> _Assembled:
+def _assemble(problem: _Problem, fractions: NDArray[np.float64], rays: list[_Ray]) -> _Assembled:
     """The trapezoid rule over the angles: by symmetry its two ends count half."""
     angular = np.full(len(rays), 1 / (len(rays) - 1))
     angular[[0, -1]] /= 2
     weight = np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)])
-    y, _, radius, ends, panels = (
-        np.concatenate([getattr(ray, name) for ray in rays]) for name in _RAY_ARRAYS
-    )
+    whole = _join(rays)
     rule = SliceRule(
-        y, weight, radius, ends[:, : panels.max() + 1], panels, problem.grid, problem.points, problem.step
+        whole.y,
+        weight,
+        whole.radius,
+        whole.ends[:, : whole.panels.max() + 1],
+        whole.panels,
+        problem.grid,
+        problem.points,
+        problem.step,
     )
     return _Assembled(rule, angular @ np.array([ray.integral for ray in rays]))
 
@@ -361,7 +378,7 @@ def _radii(problem: _Problem, y: NDArray[np.float64]) -> NDArray[np.float64]:
 @functools.lru_cache(maxsize=4)
 def _table(points: int, step: float) -> tuple[NDArray[np.float64], ...]:
     """The search grid: its axis and the student contrasts on it, U by rows and W by columns."""
-    axis = (np.arange(points) - points // 2) * step
+    axis = np.linspace(-(points // 2), points // 2, points) * step
     U, W = np.meshgrid(axis, axis, indexing="ij")
     s = softmax_contrasts(np.stack([W + U, W - U], axis=-1) * np.sqrt(0.5))
     return axis, np.ascontiguousarray(s[..., 0]), np.ascontiguousarray(s[..., 1])

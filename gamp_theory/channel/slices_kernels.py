@@ -21,7 +21,15 @@ import numpy as np
 
 from gamp_theory.numerics.jit import kernel
 
-__all__ = ["OUTPUTS", "SliceGrid", "SliceState", "box_radius", "frozen_averages", "refined_averages", "panel_error"]
+__all__ = [
+    "OUTPUTS",
+    "SliceGrid",
+    "SliceState",
+    "box_radius",
+    "frozen_averages",
+    "refined_averages",
+    "panel_error",
+]
 
 #: What `slice_averages` accumulates, in order.
 OUTPUTS = (
@@ -421,7 +429,7 @@ def piece(left, right, b, slice_, state, grid, fold):
 
 @kernel
 def add_jump(jump, slice_, state):
-    """Add one jump to ``J = E int |jump|^2 / |jump_U| p(a) p(b) db``: its length along the curve."""
+    """Add one jump to ``J = E int |jump|^2/|jump_U| p(a) p(b) db``: its length on the curve."""
     UL, WL, UR, WR, a = jump
     shift = (a - slice_.centre) / state.s
     density = slice_.weight * math.exp(-0.5 * shift * shift) / (state.s * math.sqrt(2 * math.pi))
@@ -510,8 +518,10 @@ def box_radius(state, y, cut, half_width, n):
                     h2 = w2 + half_width * r / n
                     s1 = tanh(0.5 * h1 * (h1 - h2))
                     s2 = tanh(0.5 * h2 * (h2 - h1))
-                    bound = (h1 - w1) ** 2 + (h2 - w2) ** 2 + state.V * state.c * (
-                        (t1 - s1) ** 2 + (t2 - s2) ** 2
+                    bound = (
+                        (h1 - w1) ** 2
+                        + (h2 - w2) ** 2
+                        + state.V * state.c * ((t1 - s1) ** 2 + (t2 - s2) ** 2)
                     )
                     best = min(best, bound)
             worst = max(worst, best)
@@ -549,9 +559,7 @@ def search_slice(b, draw, axis, work):
             f[stack[p + 1]] - f[stack[p]] <= b * (axis[stack[p + 1]] - axis[stack[p]])
         ):
             p += 1
-        while p > 0 and (
-            f[stack[p]] - f[stack[p - 1]] > b * (axis[stack[p]] - axis[stack[p - 1]])
-        ):
+        while p > 0 and (f[stack[p]] - f[stack[p - 1]] > b * (axis[stack[p]] - axis[stack[p - 1]])):
             p -= 1
         work.pointer[i] = p
         j = stack[p]
@@ -679,8 +687,8 @@ def trapezoid_in_b(draw, state, grid, axis, work):
 def trapezoid_error(samples, tolerance):
     """Error of a trapezoid rule from the same samples at two and four times the step.
 
-    With differences ``d_2`` and ``d_4`` to those coarser rules the error is about ``d_2 (d_2/d_4)``,
-    exact for algebraic decay and pessimistic for smooth integrands.
+    With differences ``d_2`` and ``d_4`` to those coarser rules the error is about
+    ``d_2 (d_2/d_4)``, exact for algebraic decay and pessimistic for smooth integrands.
 
     Returns
     -------
