@@ -56,7 +56,8 @@ def main() -> None:
     """Print the tables."""
     print("\nfixed points at the default tolerance, warm, from a named start")
     print(
-        f"  {'alpha':>5} {'start':<11}{'status':<11}{'maps':>5}{'with J, bars':>13}{'wall s':>8}{'CPU s':>8}{'with stability':>15}"
+        f"  {'alpha':>5} {'start':<11}{'status':<11}{'maps':>5}"
+        f"{'with J, bars':>13}{'wall s':>8}{'CPU s':>8}{'with stability':>15}"
     )
     for alpha, start in POINTS:
         point, wall, cpu = warm(alpha, start)

@@ -183,7 +183,8 @@ def main(path: Path = FIGURE, replot: bool = False) -> None:
     tables = read(numbers)
     for state, rows in tables.items():
         print(
-            f"\n{state}\n  {'rule':<14}{'parameter':>10}{'map ms':>10}{'with rule':>11}{'error':>10}"
+            f"\n{state}\n  {'rule':<14}{'parameter':>10}"
+            f"{'map ms':>10}{'with rule':>11}{'error':>10}"
         )
         for name, parameter, cost, whole, wrong in rows:
             print(f"  {name:<14}{parameter:10g}{1e3 * cost:10.2f}{1e3 * whole:11.1f}{wrong:10.1e}")

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["run_demo", "transition_dataset"]
 
 STARTS = ("uninformed", "positional", "semantic")  # the one that costs most first
-# Steps of 0.05 where something happens: 0.1, 0.2, ..., 0.6, 0.65, ..., 2.
-ALPHAS = tuple(round(0.05 * k, 2) for k in (2, 4, 6, 8, 10, *range(12, 41)))
-SHOWN = (0.2, 0.5, 0.8, 1.0, 1.2, 1.3, 1.5, 1.75, 2.0)  # rows of the table
+# 0.1, 0.15, ..., 1.6, 1.7, ..., 2: nothing happens at the end that needs small steps.
+ALPHAS = tuple(round(0.05 * k, 2) for k in (*range(2, 33), 34, 36, 38, 40))
+SHOWN = (0.25, 0.5, 0.8, 1.0, 1.2, 1.3, 1.5, 1.8, 2.0)  # rows of the table
 LAM = 0.01
 BRANCH_TOL = 5e-5
 TRANSITION_TOL = 1e-6

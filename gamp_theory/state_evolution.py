@@ -36,9 +36,10 @@ Vector = NDArray[np.float64]
 #: Residual and quadrature tolerances as fractions of the accuracy that is promised.
 RESIDUAL_SHARE = 0.03
 QUADRATURE_SHARE = 0.3
-#: The search, and the Jacobian, are content with this.
-SEARCH_TOL = 1e-3
-JACOBIAN_TOL = 1e-4
+#: The search, its rules, and those of the Jacobian are content with this.
+SEARCH_TOL = 2e-3
+SEARCH_RULE_TOL = 5e-3
+JACOBIAN_TOL = 5e-4
 FINEST = 1e-8  # quadrature tolerance beyond which nothing is gained
 #: Absolute floors of the tolerances, in units of rho for q and so on.
 FLOOR = 1e-6
@@ -53,6 +54,7 @@ POLISH_STEPS = 12
 ROUNDS = 6
 #: A rule is made anew where the state has moved by more than this.
 MOVED = 0.2
+STRETCHED = 0.03  # the same for the rule of a final answer
 #: An error estimate of one component is at least this part of the largest relative one.
 LEAST_SHARE = 0.1
 
@@ -363,7 +365,7 @@ class _Solver:
         def cheap(x: Vector) -> Vector:
             nonlocal rule
             if rule is None or self.moved(x, rule) > MOVED:
-                rule = self.channel.rule(Overlaps.from_array(x), SEARCH_TOL, checked=False)
+                rule = self.channel.rule(Overlaps.from_array(x), SEARCH_RULE_TOL, checked=False)
             self.spend(rule)
             return self.map(x, rule)[0]
 
@@ -462,10 +464,11 @@ class _Solver:
         status = Status.QUADRATURE_LIMIT
         jacobian = self.jacobian(x)
         point = None
-        for attempt in range(ROUNDS):
+        refused = 0
+        for _ in range(ROUNDS):
             at = Overlaps.from_array(x)
-            # where the plane rule has failed twice, what it leaves out is the matter
-            choose = self.channel.rule if attempt < 2 else self.channel.slices
+            # where the plane rule has been refined in vain, what it leaves out is the matter
+            choose = self.channel.rule if refused < 2 else self.channel.slices
             rule = choose(at, tol)
             try:
                 x, averages, residual, settled = self.newton(x, rule, jacobian)
@@ -474,7 +477,7 @@ class _Solver:
             if not settled:
                 status = Status.ITERATION_LIMIT
                 break
-            if self.moved(x, rule) > 0.01:
+            if self.moved(x, rule) > STRETCHED:
                 jacobian = self.jacobian(x)
                 continue
             error = rule.error(Overlaps.from_array(x), averages)
@@ -484,8 +487,9 @@ class _Solver:
             if ratio <= 1:
                 status = Status.CONVERGED
                 break
-            if rule.cost > MOST_SLICES or tol <= FINEST:
+            if rule.kind == "slices" and (rule.cost > MOST_SLICES or tol <= FINEST):
                 break
+            refused += 1
             tol = max(tol * min(0.3, max(0.03, 0.5 / ratio)), FINEST)
         if point is None:
             return self.failed(x, status)

@@ -12,6 +12,7 @@ import numpy as np
 
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.plane import (
+    PlaneDiagnostics,
     PlaneRule,
     PlaneUnusable,
     outer_folds,
@@ -33,6 +34,14 @@ MOST_SLICES = 80_000
 COARSER = 5.0
 #: What a truncated hole can cost, relative to the density that was cut off.
 TRUNCATION = 5.0
+#: What a hole whose chords miss its edge can cost, relative to its spurious mass.
+HOLE = 30.0
+#: Spurious mass of the plane that is allowed, relative to the tolerance.
+MASS = 0.1
+#: What the tests of the plane rule can not tell from rounding.
+LEAST_LOSS = 1e-7
+#: Level of the plane rule that is tried where a coarser one fails its tests.
+SECOND_LEVEL = 4
 
 
 @dataclass(frozen=True)
@@ -121,18 +130,16 @@ class PairChannel:
         checked : bool
             Whether the plane rule must pass its own tests; a search may do without.
         """
-        level = int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol))
-        if level < len(PLANE_TOLERANCES):
-            try:
-                nodes = plane_rule(
-                    self.model, overlaps, max(level, 1), flip=None if even else False
-                )
-                if TRUNCATION * nodes.truncation < max(tol, 1e-6) and (
-                    not checked or self._sound(overlaps, nodes, tol)
-                ):
+        level = max(1, int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol)))
+        # where holes are hard to follow, a finer plane is still far cheaper than slices
+        for attempt in sorted({level, max(level, SECOND_LEVEL)}):
+            if attempt < len(PLANE_TOLERANCES):
+                try:
+                    nodes = plane_rule(self.model, overlaps, attempt, flip=None if even else False)
+                except PlaneUnusable:
+                    break
+                if not checked or self._sound(overlaps, nodes, tol):
                     return PairRule(self.model, overlaps, tol, nodes, even)
-            except PlaneUnusable:
-                pass
         return self.slices(overlaps, tol, even=even)
 
     def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
@@ -143,10 +150,12 @@ class PairChannel:
 
     def _sound(self, overlaps: Overlaps, nodes: PlaneRule, tol: float) -> bool:
         """Whether nothing that the plane rule can see of itself speaks against it."""
+        if TRUNCATION * nodes.truncation > tol:
+            return False
         _, seen = plane_averages(self.model, overlaps, nodes)
         coarse = plane_rule(self.model, overlaps, 1) if nodes.level > 1 else nodes
-        lost = TRUNCATION * seen.truncation + outer_folds(self.model, overlaps, coarse)
-        return lost < max(tol, 1e-6) and abs(seen.mass) + seen.hole_mass < 30 * max(tol, 1e-6)
+        lost = _shared(seen) + outer_folds(self.model, overlaps, coarse)
+        return lost < max(tol, LEAST_LOSS) and abs(seen.mass) < MASS * tol
 
 
 def _evaluate(
@@ -157,4 +166,9 @@ def _evaluate(
         averages, report = slice_averages(model, overlaps, rule)
         return averages, report.unresolved
     averages, diagnostics = plane_averages(model, overlaps, rule)
-    return averages, TRUNCATION * diagnostics.truncation
+    return averages, _shared(diagnostics)
+
+
+def _shared(seen: PlaneDiagnostics) -> float:
+    """Relative error from holes cut short and from chords that miss the edge of a hole."""
+    return TRUNCATION * seen.truncation + HOLE * seen.hole_mass
