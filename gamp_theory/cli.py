@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 from gamp_theory import __version__
 
 if TYPE_CHECKING:
-    from gamp_theory.branches import Branch
     from gamp_theory.model import AttentionModel
     from gamp_theory.state_evolution import FixedPoint
     from gamp_theory.transitions import Transition
@@ -359,8 +358,8 @@ def _demo(options: argparse.Namespace) -> Answer:
 # ------------------------------------------------------------- computing, for more than one
 
 
-class _Interrupted(Exception):
-    """Raised in a worker after Ctrl-C."""
+class _Enough(Exception):
+    """Raised in a worker that need not go on."""
 
 
 def follow_branches(
@@ -371,8 +370,9 @@ def follow_branches(
     *,
     along: str = "alpha",
     alpha: float | None = None,
-    tol: float = 1e-6,
-    advance: Callable[[], object] = lambda: None,
+    tol: float | Mapping[str, float] = 1e-6,
+    until_left: bool = False,
+    advance: Callable[..., object] = lambda steps=1: None,
     jobs: int = 2,
 ) -> tuple[dict[str, list[FixedPoint]], bool]:
     """Fixed points along a parameter from several starts, side by side in threads.
@@ -391,10 +391,12 @@ def follow_branches(
         Which parameter `values` are of.
     alpha : float, optional
         Sample ratio, if `along` is ``"omega"``.
-    tol : float
-        Accuracy promised for each point.
+    tol : float or mapping of str to float
+        Accuracy promised for each point, of all starts or by start.
+    until_left : bool
+        Whether to end a branch with the first point that converged on another one.
     advance : callable
-        Called after each point, from any thread.
+        Called after each point, from any thread; with the number of points left out, if any.
     jobs : int
         Branches at a time; the kernels release the interpreter's lock.
 
@@ -410,17 +412,20 @@ def follow_branches(
     points: dict[str, list[FixedPoint]] = {start: [] for start in starts}
     stop = threading.Event()
 
-    def follow(start: str) -> Branch:
+    def follow(start: str) -> None:
         def finished(point: FixedPoint) -> None:
             points[start].append(point)
             advance()
-            if stop.is_set():
-                raise _Interrupted
+            left = until_left and point.converged and point.branch != start
+            if left or stop.is_set():
+                raise _Enough
 
-        settings: dict[str, Any] = {"along": along, "tol": tol, "progress": finished}
-        if along == "omega":
-            settings["alpha"] = alpha
-        return trace(model, values, lam, start, **settings)
+        own_tol = tol if isinstance(tol, float) else tol[start]
+        with contextlib.suppress(_Enough):
+            trace(
+                model, values, lam, start, alpha=alpha, along=along, tol=own_tol, progress=finished
+            )
+        advance(len(values) - len(points[start]))
 
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(follow, start) for start in starts]

@@ -46,6 +46,9 @@ FLOOR = 1e-6
 POLISH_MAPS = 60
 #: Memory of the acceleration, mixing, accuracy and maps of each attempt of the search.
 SEARCH_STAGES = ((6, 0.4, 0.0, 60), (0, 0.15, 0.03, 60), (6, 0.15, 0.0, 60), (6, 0.05, 0.0, 80))
+#: The search is on its way to Q = 0 when q, in units of rho, is below this.
+VANISHING = 1e-7
+SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 #: Largest factor by which V may change in a step of the search; q by its square.
 REACH = 2.0
 #: Slices that a solve may integrate in all: a minute or so.
@@ -277,6 +280,10 @@ def _validate(
         raise ValueError(f"start must be one of {', '.join(STARTS)} or Overlaps, got {start!r}")
 
 
+class _Vanishes(Exception):
+    """The student shrinks to nothing: the search is on its way to Q = 0."""
+
+
 class _TooExpensive(Exception):
     """The slices that a solve may integrate are used up."""
 
@@ -335,11 +342,14 @@ class _Solver:
             x, status = self.search(x, SEARCH_TOL)
         except _TooExpensive:
             return self.failed(x if self.last is None else self.last, Status.ITERATION_LIMIT)
+        except _Vanishes:
+            origin = self.zero()
+            return origin if origin.converged else self.failed(self.last, Status.LEFT_DOMAIN)
         if status is not Status.CONVERGED:
             return self.failed(x, status)
-        if x[0] < 1e-5 * self.model.rho:
+        if x[0] < SMALL_Q * self.model.rho:
             origin = self.zero()
-            if origin.status is Status.CONVERGED:
+            if origin.converged:
                 return origin
         # m and theta are defined up to a sign each: the losses are the same
         return self.polish(np.abs(self.snap(x)))
@@ -394,6 +404,8 @@ class _Solver:
         self.last = None
 
         def remembered(x: Vector) -> Vector:
+            if x[0] < VANISHING * self.model.rho:
+                raise _Vanishes
             self.last = x
             return F(x)
 
@@ -562,7 +574,7 @@ class _Solver:
             for v, w in zip(error.as_array()[[0, 4]], averages.as_array()[[0, 4]], strict=True)
         )
         own = abs(error.loss + 0.5 * x[2] * error.q_hat)
-        return self.alpha * max(own, LEAST_SHARE * scale * averages.envelope(x[2]))
+        return self.alpha * max(2 * own, 3 * LEAST_SHARE * scale * averages.envelope(x[2]))
 
     def worst(
         self,

@@ -21,7 +21,7 @@ LAYERS = [
     {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
     {"state_evolution", "stability", "observables", "empirical", "expansions"},
-    {"transitions", "branches"},
+    {"transitions", "branches", "check", "identities"},
     {"phase_diagram", "sweep"},
     {"cli", "demo", "plotting", "__main__"},
 ]

@@ -217,6 +217,31 @@ def test_after_ctrl_c_the_other_branches_stop_at_their_next_point(monkeypatch):
     assert len(points["positional"]) < 10**6
 
 
+def test_a_branch_may_end_where_it_is_left(monkeypatch):
+    def trace(model, values, lam, start, *, progress, tol, **options):
+        for value in values:
+            branch = start if value > 1 else "uninformed"
+            progress(types.SimpleNamespace(alpha=value, branch=branch, converged=True, tol=tol))
+
+    monkeypatch.setattr("gamp_theory.branches.trace", trace)
+    steps = []
+    tol = {"semantic": 1e-3, "uninformed": 1e-2}
+    points, complete = cli.follow_branches(
+        None,
+        [3, 2, 1, 0.5],
+        0.01,
+        list(tol),
+        tol=tol,
+        until_left=True,
+        advance=lambda n=1: steps.append(n),
+    )
+    assert complete
+    assert [point.alpha for point in points["semantic"]] == [3, 2, 1]
+    assert {point.tol for point in points["semantic"]} == {1e-3}
+    assert [point.alpha for point in points["uninformed"]] == [3, 2, 1, 0.5]
+    assert sum(steps) == 8
+
+
 # -------------------------------------------------------------------------------- threshold
 
 
@@ -347,7 +372,7 @@ def test_demo_tells_the_story_and_leaves_its_files(capsys, monkeypatch, tmp_path
 
     monkeypatch.setattr(demo, "ALPHAS", (1.0, 1.2, 1.3, 1.5))
     monkeypatch.setattr(demo, "SHOWN", (1.0, 1.2, 1.3, 1.5))
-    monkeypatch.setattr(demo, "BRANCH_TOL", 1e-3)
+    monkeypatch.setattr(demo, "BRANCH_TOL", dict.fromkeys(demo.STARTS, 1e-3))
     found = {"alpha_c": 1.25154, "alpha_l": 1.4923}
     spans = {}
 

@@ -30,6 +30,8 @@ PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
 FINEST_SLICES = 1e-8
 #: Slices of a rule beyond which it is not refined further: a second or so an evaluation.
 MOST_SLICES = 80_000
+#: Two neighbouring rules can err alike: what their difference is multiplied by.
+SAFETY = 2.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
 #: What a truncated hole can cost, relative to the density that was cut off.
@@ -95,7 +97,7 @@ class PairRule:
         coarse, _ = _evaluate(self.model, overlaps, nodes)
         _, shared = _evaluate(self.model, overlaps, self.nodes)
         fine = averages.as_array()
-        difference = coarse.as_array() - fine
+        difference = SAFETY * (coarse.as_array() - fine)
         return ChannelAverages.from_array(
             difference + np.copysign(shared * np.abs(fine), difference)
         )
