@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +16,10 @@ from gamp_theory.channel.origin import solve_origin
 from gamp_theory.channel.pair import MOST_SLICES, PairChannel, PairRule
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
-from gamp_theory.overlaps import Conjugates, Overlaps
+from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
-from gamp_theory.stability import MapJacobian, Stability, map_jacobian, origin_stability, stability
+from gamp_theory.result import ConvergenceError, FixedPoint, FixedPointErrors, Status
+from gamp_theory.stability import MapJacobian, map_jacobian, origin_stability, stability
 from gamp_theory.starts import STARTS, branch_name, named_start
 
 __all__ = [
@@ -60,142 +59,6 @@ MOVED = 0.2
 STRETCHED = 0.03  # the same for the rule of a final answer
 #: An error estimate of one component is at least this part of the largest relative one.
 LEAST_SHARE = 0.1
-
-
-class Status(Enum):
-    """How a solve ended; the value is the sentence for the user."""
-
-    CONVERGED = "Converged: residual and quadrature error are within the tolerance."
-    ITERATION_LIMIT = "The allowed number of maps was used up before convergence."
-    LEFT_DOMAIN = "The iteration left the domain theta**2 < rho q, q > 0, V > 0."
-    NON_FINITE = "The map returned a value that is not finite."
-    QUADRATURE_LIMIT = "The error of the average over fields could not be brought below tolerance."
-    DOES_NOT_EXIST = "There is no such fixed point here."
-
-    @property
-    def token(self) -> str:
-        """The name in lower case, for programs."""
-        return self.name.lower()
-
-
-@dataclass(frozen=True)
-class FixedPointErrors:
-    """Error bars: absolute, of the same names as the numbers."""
-
-    q: float
-    m: float
-    V: float
-    theta: float
-    train_loss: float
-    train_loss_variational: float
-    test_error: float
-
-
-@dataclass(frozen=True)
-class FixedPoint:
-    """A fixed point of state evolution, with error bars and stability.
-
-    Attributes
-    ----------
-    model : AttentionModel
-    alpha, lam : float
-        Samples per dimension and ridge.
-    start : str
-        Where the iteration began: a name of :data:`gamp_theory.starts.STARTS`, or "given".
-    branch : str
-        Where it ended: zero, uninformed, positional, semantic or mixed.
-    overlaps : Overlaps or None
-        None where the fixed point does not exist.
-    conjugates : Conjugates or None
-    averages : ChannelAverages or None
-        Averages over the fields at the overlaps, per unit of alpha.
-    train_loss, train_loss_variational : float
-        ``eps_t`` per dimension, direct and as minus the free entropy.
-    test_error : float
-        ``eps_g`` per token.
-    linear_error : float
-        Test error of the best token-mixing matrix.
-    errors : FixedPointErrors
-        Error bars; those of the overlaps are propagated through ``(1 - J)^-1``.
-    residual : float
-        Undamped ``max |F(x) - x|/|x|`` over q, m, V, theta (components that are zero aside).  The
-        conjugates are functions of the overlaps, so theirs is zero.
-    iterations, map_evaluations : int
-        Maps of the solve, and with those for Jacobian and error bars.
-    seconds : float
-    status : Status
-    tol, residual_tol, quadrature_tol : float
-        The accuracy asked for, relative, and the shares of it.
-    rule : str
-        What averaged over the fields: plane, slices, or origin (closed form at Q = 0).
-    stability : Stability or None
-        None where the solve did not end at a fixed point, or it was not asked for.
-    """
-
-    model: AttentionModel
-    alpha: float
-    lam: float
-    start: str
-    branch: str
-    overlaps: Overlaps | None
-    conjugates: Conjugates | None
-    averages: ChannelAverages | None
-    train_loss: float
-    train_loss_variational: float
-    test_error: float
-    linear_error: float
-    errors: FixedPointErrors
-    residual: float
-    iterations: int
-    map_evaluations: int
-    seconds: float
-    status: Status
-    tol: float
-    residual_tol: float
-    quadrature_tol: float
-    rule: str
-    stability: Stability | None
-
-    @property
-    def message(self) -> str:
-        """What happened, in a sentence."""
-        if self.status is not Status.CONVERGED or self.start in (self.branch, "given"):
-            return self.status.value
-        return f"{self.status.value} The {self.start} start ended on the {self.branch} branch."
-
-    @property
-    def converged(self) -> bool:
-        """Whether the accuracy asked for was reached."""
-        return self.status is Status.CONVERGED
-
-    def __repr__(self) -> str:
-        head = (
-            f"<FixedPoint {self.branch} (from {self.start}): alpha={self.alpha:g}, "
-            f"omega={self.model.omega:g}, sigma={self.model.sigma:g}, lam={self.lam:g}; "
-            f"{self.status.token}"
-        )
-        if self.overlaps is None:
-            return head + ">"
-        values = [(n, getattr(self.overlaps, n), getattr(self.errors, n)) for n in "qmV"]
-        values.append(("theta", self.overlaps.theta, self.errors.theta))
-        values += [
-            (n, getattr(self, n), getattr(self.errors, n)) for n in ("train_loss", "test_error")
-        ]
-        body = ", ".join(f"{name}={value:.9g} +- {error:.1g}" for name, value, error in values)
-        tail = ""
-        if self.stability is not None:
-            s = self.stability
-            word = "stable" if s.stable else "unstable"
-            tail = f"; {word}, replicon={s.replicon:.3g}, jump_mass={s.jump_mass:.3g}"
-        return f"{head}\n  {body}{tail}>"
-
-
-class ConvergenceError(RuntimeError):
-    """A solve that did not reach what was asked for; `result` is what it did reach."""
-
-    def __init__(self, result: FixedPoint) -> None:
-        super().__init__(f"{result.message} {result!r}")
-        self.result = result
 
 
 def solve(
@@ -612,10 +475,6 @@ class _Solver:
         test = observables.test_error(model, overlaps)
         slope = _gradient(lambda z: observables.test_error(model, Overlaps.from_array(z)), x)
         return FixedPoint(
-            model=model,
-            alpha=self.alpha,
-            lam=self.lam,
-            start=self.start_name,
             branch=branch_name(overlaps, errors[1], errors[3]),
             overlaps=overlaps,
             conjugates=averages.conjugates(self.alpha),
@@ -625,7 +484,6 @@ class _Solver:
                 model, averages, overlaps, self.alpha, self.lam
             ),
             test_error=test,
-            linear_error=observables.linear_error(model),
             errors=FixedPointErrors(
                 q=float(errors[0]),
                 m=float(errors[1]),
@@ -636,13 +494,8 @@ class _Solver:
                 test_error=float(abs(slope) @ errors),
             ),
             residual=float(np.max(np.abs(residual[inside] / x[inside]))),
-            iterations=self.maps,
-            map_evaluations=self.maps + self.other_maps,
-            seconds=time.perf_counter() - self.began,
             status=status,
-            tol=self.tol,
-            residual_tol=self.residual_tol,
-            quadrature_tol=self.quadrature_tol,
+            **self.account(),
             rule=rule.kind,
             stability=(
                 stability(model, overlaps, self.alpha, jacobian) if self.with_stability else None
@@ -662,10 +515,6 @@ class _Solver:
         loss = observables.train_loss(model, averages, overlaps, self.alpha, self.lam)
         loss_error = self.alpha * origin.errors.loss
         return FixedPoint(
-            model=model,
-            alpha=self.alpha,
-            lam=self.lam,
-            start=self.start_name,
             branch="zero",
             overlaps=overlaps,
             conjugates=averages.conjugates(self.alpha),
@@ -675,16 +524,10 @@ class _Solver:
                 model, averages, overlaps, self.alpha, self.lam
             ),
             test_error=observables.test_error(model, overlaps),
-            linear_error=observables.linear_error(model),
             errors=FixedPointErrors(0.0, 0.0, origin.V_error, 0.0, loss_error, loss_error, 1e-13),
             residual=0.0,
-            iterations=self.maps,
-            map_evaluations=self.maps + self.other_maps,
-            seconds=time.perf_counter() - self.began,
             status=Status.CONVERGED,
-            tol=self.tol,
-            residual_tol=self.residual_tol,
-            quadrature_tol=self.quadrature_tol,
+            **self.account(),
             rule="origin",
             stability=origin_stability(origin.growth),
         )
@@ -693,10 +536,6 @@ class _Solver:
         """A result without a fixed point: the last state, if any, and why."""
         unknown = math.nan
         return FixedPoint(
-            model=self.model,
-            alpha=self.alpha,
-            lam=self.lam,
-            start=self.start_name,
             branch=self.start_name,
             overlaps=None if x is None else Overlaps.from_array(x),
             conjugates=None,
@@ -704,19 +543,29 @@ class _Solver:
             train_loss=unknown,
             train_loss_variational=unknown,
             test_error=unknown,
-            linear_error=observables.linear_error(self.model),
             errors=FixedPointErrors(unknown, unknown, unknown, unknown, unknown, unknown, unknown),
             residual=unknown,
-            iterations=self.maps,
-            map_evaluations=self.maps + self.other_maps,
-            seconds=time.perf_counter() - self.began,
             status=status,
-            tol=self.tol,
-            residual_tol=self.residual_tol,
-            quadrature_tol=self.quadrature_tol,
+            **self.account(),
             rule="none",
             stability=None,
         )
+
+    def account(self) -> dict[str, Any]:
+        """What every result says: the question, and what the answer took."""
+        return {
+            "model": self.model,
+            "alpha": self.alpha,
+            "lam": self.lam,
+            "start": self.start_name,
+            "linear_error": observables.linear_error(self.model),
+            "iterations": self.maps,
+            "map_evaluations": self.maps + self.other_maps,
+            "seconds": time.perf_counter() - self.began,
+            "tol": self.tol,
+            "residual_tol": self.residual_tol,
+            "quadrature_tol": self.quadrature_tol,
+        }
 
     @property
     def start_name(self) -> str:

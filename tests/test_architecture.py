@@ -20,7 +20,7 @@ LAYERS = [
     {"numerics"},
     {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
-    {"state_evolution", "stability", "observables", "empirical", "expansions"},
+    {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
     {"transitions", "branches", "check", "identities"},
     {"phase_diagram", "sweep"},
     {"cli", "demo", "plotting", "__main__"},

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gamp_theory.overlaps import Conjugates, Overlaps
+from gamp_theory.overlaps import Conjugates
 
-__all__ = ["Channel", "ChannelAverages"]
+__all__ = ["ChannelAverages"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,3 @@ class ChannelAverages:
     def from_array(cls, x: NDArray[np.float64]) -> ChannelAverages:
         """Inverse of :meth:`as_array`."""
         return cls(*(float(value) for value in x))
-
-
-class Channel(Protocol):
-    """A rule for the averages at a state."""
-
-    def averages(self, overlaps: Overlaps) -> tuple[ChannelAverages, ChannelAverages]:
-        """Averages and an estimate of their absolute errors."""
-        ...
