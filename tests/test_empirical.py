@@ -371,3 +371,11 @@ def test_first_check_refuses_bad_input(arguments, capsys):
     captured = capsys.readouterr()
     assert arguments[0].strip("-") in captured.err
     assert captured.out == ""
+
+
+def test_first_check_takes_its_theory_from_the_solver():
+    found = first_check.theory_values(AttentionModel.mixture(), 1.5, 0.01, "semantic")
+    assert found.keys() == SEMANTIC.keys()
+    for name, (value, error) in found.items():
+        assert value == pytest.approx(SEMANTIC[name][0], rel=5e-5)
+        assert 0 < error < 1e-5 * value

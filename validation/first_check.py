@@ -82,9 +82,9 @@ def theory_values(
 ) -> dict[str, tuple[float, float]]:
     """Value and error bar of each quantity at the fixed point that `start` leads to."""
     point = gamp_theory.solve(model, alpha, lam, start=start)
-    values = {"q": (point.overlaps.q, point.errors.overlaps.q)}
+    values = {"q": (point.overlaps.q, point.errors.q)}
     name = _OVERLAP[start]
-    values[name] = (getattr(point.overlaps, name), getattr(point.errors.overlaps, name))
+    values[name] = (getattr(point.overlaps, name), getattr(point.errors, name))
     values["train_loss"] = (point.train_loss, point.errors.train_loss)
     values["test_error"] = (point.test_error, point.errors.test_error)
     return values
