@@ -33,6 +33,7 @@ from gamp_theory.channel.slices_kernels import (
     settle,
     small_bitangent,
     tanh,
+    vertices_in_window,
 )
 from gamp_theory.numerics.jit import kernel
 
@@ -361,16 +362,12 @@ def add_slice(b, draw, state, grid, axis, memory, jumps):
         grid.a_panel * state.s,
     )
     size = search_slice(b, draw, axis, work)
-    minimum, edge = work.minimum, work.edge
-    p = 0
-    while p + 2 < size and (
-        minimum[edge[p + 2]] - minimum[edge[p + 1]] < low * (axis[edge[p + 2]] - axis[edge[p + 1]])
-    ):
-        p += 1
+    edge = work.edge
+    p, last = vertices_in_window(low, high, size, draw, axis, work)
     have = False
     previous = (0.0, 0.0, 0.0, 0.0, 0.0)
     count = 0
-    while p < size:
+    while p <= last:
         U = axis[draw.first + edge[p]]
         W, _, a, dW, bend, ok = settle(U, work.where[edge[p]], b, draw.t, k)
         if ok and bend > 0:
@@ -379,8 +376,6 @@ def add_slice(b, draw, state, grid, axis, memory, jumps):
                 count = add_edge(previous, point, line, grid, store, jumps, count)
             previous = point
             have = True
-            if a > high:
-                break
         p += 1
     return count
 

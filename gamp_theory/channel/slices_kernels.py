@@ -582,6 +582,26 @@ def search_slice(b, draw, axis, work):
 
 
 @kernel
+def vertices_in_window(low, high, size, draw, axis, work):
+    """First and last vertex of the hull over the rows that a window of a needs.
+
+    Edges whose slopes lie in the window, and two more on either side: a vertex of the search grid
+    may lie beyond the bitangent of a jump, so that a there is not between the slopes of its edges.
+    """
+    minimum, edge = work.minimum, work.edge
+    first = size - 1
+    last = 0
+    for p in range(size - 1):
+        rise = minimum[edge[p + 1]] - minimum[edge[p]]
+        run = axis[draw.first + edge[p + 1]] - axis[draw.first + edge[p]]
+        if rise > low * run:
+            first = min(first, p)
+        if rise < high * run:
+            last = p + 1
+    return max(first - 2, 0), min(last + 2, size - 1)
+
+
+@kernel
 def one_slice(zeta, weight, draw, state, grid, axis, work):
     """Integrate one slice into ``work.slice``."""
     work.slice[:] = 0.0
@@ -592,20 +612,14 @@ def one_slice(zeta, weight, draw, state, grid, axis, work):
     half = math.sqrt(left_over) * state.s
     b = draw.b + state.s * zeta
     size = search_slice(b, draw, axis, work)
-    minimum, edge = work.minimum, work.edge
+    edge = work.edge
     slice_ = Slice(
         draw.t, draw.y, weight, draw.a, draw.a - half, draw.a + half, work.piece, work.slice
     )
-    # the edge before the first one whose slope is in the window, then onwards
-    p = 0
-    while p + 2 < size and (
-        minimum[edge[p + 2]] - minimum[edge[p + 1]]
-        < slice_.low * (axis[edge[p + 2]] - axis[edge[p + 1]])
-    ):
-        p += 1
+    p, last = vertices_in_window(slice_.low, slice_.high, size, draw, axis, work)
     have = False
     previous = (0.0, 0.0, 0.0, 0.0, 0.0)
-    while p < size:
+    while p <= last:
         U = axis[draw.first + edge[p]]
         W, _, a, dW, curvature, ok = settle(U, work.where[edge[p]], b, draw.t, k)
         if ok and curvature > 0:
@@ -614,8 +628,6 @@ def one_slice(zeta, weight, draw, state, grid, axis, work):
                 between(previous, point, b, slice_, state, grid)
             previous = point
             have = True
-            if a > slice_.high:
-                break
         p += 1
 
 
