@@ -99,21 +99,34 @@ def test_a_frozen_rule_repeats_itself():
     assert rule.at == SEMANTIC
 
 
+def ordinary_state(seed):
+    """A model and overlaps of any branch, such as the plane rule meets every day."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(size=2)
+    A = ((a, 1 - a), (1 - b, b)) if seed % 2 else ((0.6, 0.4), (0.4, 0.6))
+    q = rng.uniform(0.03, 0.15)
+    m, theta = rng.uniform(0.05, 0.3), rng.uniform(0.2, 0.9) * 0.5 * math.sqrt(q)
+    overlaps = Overlaps(q, m * (seed % 3 != 0), rng.uniform(6, 20), theta * (seed % 3 != 1))
+    return AttentionModel.mixture(rng.uniform(0, 0.6), 0.5, A), overlaps
+
+
 def test_estimated_errors_bound_the_true_ones():
-    """In max norm over the averages: nearly always, and never by a factor of 4 too small."""
+    """In max norm over the averages, at every state and tolerance; and not by orders too much."""
     ratios = []
-    for model, overlaps in CASES[:5]:
+    for model, overlaps in [*CASES, *map(ordinary_state, range(12))]:
         best, _ = plane_averages(model, overlaps, plane_rule(model, overlaps, 6))
         for tol in (1e-4, 1e-5, 1e-6):
             rule = PairChannel(model).rule(overlaps, tol)
+            if rule.kind != "plane":
+                continue  # jumps far out: not ordinary, and nothing finer to compare with
             averages = rule.averages(overlaps)
             shifted = averages.as_array() + rule.error(overlaps, averages).as_array()
             claimed = relative(type(averages).from_array(shifted), averages)
             assert claimed < 300 * tol
             ratios.append(claimed / relative(averages, best))
-    assert np.mean(np.array(ratios) >= 1) >= 0.9
-    assert min(ratios) > 0.25
-    assert 1 < np.median(ratios) < 30
+    assert len(ratios) > 45
+    assert min(ratios) > 1
+    assert np.median(ratios) < 30
 
 
 def test_estimated_error_of_slices_bounds_the_true_one():
@@ -176,13 +189,22 @@ def test_the_plane_serves_ordinary_states():
         assert PairChannel(MODEL).rule(overlaps, 1e-5).kind == "plane"
 
 
+@pytest.mark.parametrize(("overlaps", "rel"), [(SEMANTIC, 3e-3), (POSITIONAL, 5e-4)])
+def test_jump_mass_is_the_defect_of_pointwise_derivatives(overlaps, rel):
+    """V (slope - V_hat) is a difference of two numbers, slope good to about 1e-6; J is direct."""
+    regular = contraction(MODEL, overlaps, 1e-4)
+    averages, _ = plane_averages(MODEL, overlaps, plane_rule(MODEL, overlaps, 6))
+    defect = overlaps.V * (regular.slope - averages.V_hat)
+    assert regular.jump_mass == pytest.approx(defect, rel=rel)
+    assert regular.jump_mass_error < 1e-3 * regular.jump_mass
+
+
 @pytest.mark.parametrize("overlaps", [SEMANTIC, POSITIONAL])
-def test_jump_mass_is_the_defect_of_pointwise_derivatives(overlaps):
+def test_slices_see_the_same_jumps_with_their_slope_as_on_their_way(overlaps):
+    """Both from one rule, which leaves out the shortest jumps of either: up to 4 % at this tol."""
     averages, report = slice_averages(MODEL, overlaps, slice_rule(MODEL, overlaps, 1e-4))
     defect = overlaps.V * (report.slope - averages.V_hat)
-    assert report.jump_mass == pytest.approx(defect, rel=0.05)
-    regular = contraction(MODEL, overlaps)
-    assert regular.jump_mass == pytest.approx(report.jump_mass, rel=0.05)
+    assert report.jump_mass == pytest.approx(defect, rel=2e-3)
 
 
 # ------------------------------------------------------------- slice kernels against twins

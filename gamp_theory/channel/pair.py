@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.plane import (
@@ -32,6 +33,8 @@ FINEST_SLICES = 1e-8
 MOST_SLICES = 80_000
 #: Two neighbouring rules can err alike: what their difference is multiplied by.
 SAFETY = 2.0
+#: And by chance they can be equal; two levels of the plane rule differ by more than this.
+TWO_LEVELS = 8.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
 #: What a truncated hole can cost, relative to the density that was cut off.
@@ -88,16 +91,21 @@ class PairRule:
         What the two have in common (holes cut short, cells left out) is added with the sign of
         the difference.
         """
-        nodes: PlaneRule | SliceRule
+        fine = averages.as_array()
+
+        def less(nodes: PlaneRule | SliceRule) -> NDArray[np.float64]:
+            return _evaluate(self.model, overlaps, nodes)[0].as_array() - fine
+
         if isinstance(self.nodes, PlaneRule):
             flip = None if self.even else False
-            nodes = plane_rule(self.model, self.at, self.nodes.level - 1, flip=flip)
+            levels = range(self.nodes.level - 1, max(self.nodes.level - 3, -1), -1)
+            one, *two = (less(plane_rule(self.model, self.at, n, flip=flip)) for n in levels)
+            sizes = [SAFETY * abs(one), *(abs(d) / TWO_LEVELS for d in two)]
+            difference = np.copysign(np.max(sizes, axis=0), one)
         else:
-            nodes = slice_rule(self.model, self.at, min(COARSER * self.tol, 0.01), even=self.even)
-        coarse, _ = _evaluate(self.model, overlaps, nodes)
+            tol = min(COARSER * self.tol, 0.01)
+            difference = SAFETY * less(slice_rule(self.model, self.at, tol, even=self.even))
         _, shared = _evaluate(self.model, overlaps, self.nodes)
-        fine = averages.as_array()
-        difference = SAFETY * (coarse.as_array() - fine)
         return ChannelAverages.from_array(
             difference + np.copysign(shared * np.abs(fine), difference)
         )
