@@ -31,6 +31,7 @@ __all__ = [
     "FixedPoint",
     "FixedPointErrors",
     "Status",
+    "check_arguments",
     "solve",
 ]
 
@@ -113,7 +114,9 @@ def solve(
     ConvergenceError
         If the accuracy is not reached or the fixed point does not exist.
     """
-    _validate(model, alpha, lam, start, tol, on_failure)
+    check_arguments(model, alpha, lam, start, tol)
+    if on_failure not in ("raise", "return"):
+        raise ValueError(f"on_failure must be 'raise' or 'return', got {on_failure!r}")
     for name, value in (("residual_tol", residual_tol), ("quadrature_tol", quadrature_tol)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
@@ -133,9 +136,16 @@ def solve(
     return point
 
 
-def _validate(
-    model: AttentionModel, alpha: float, lam: float, start: str | Overlaps, tol: float, fail: str
+def check_arguments(
+    model: AttentionModel, alpha: float, lam: float, start: str | Overlaps, tol: float
 ) -> None:
+    """Refuse what :func:`solve` refuses; for what solves many times, before the first.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, its value, and what is allowed.
+    """
     for name, value, allowed, ok in (
         ("alpha", alpha, "> 0", alpha > 0),
         ("lam", lam, ">= 0", lam >= 0),
@@ -143,8 +153,6 @@ def _validate(
     ):
         if not (math.isfinite(value) and ok):
             raise ValueError(f"{name} must be {allowed} and finite, got {value!r}")
-    if fail not in ("raise", "return"):
-        raise ValueError(f"on_failure must be 'raise' or 'return', got {fail!r}")
     if isinstance(start, Overlaps):
         start.check_domain(model.rho)
         if not (start.q > 0 and start.V > 0):

@@ -60,14 +60,60 @@ def test_energy_is_the_softmax_objective():
         assert_allclose(
             first_and_second[:2], reference.complex_step(twin, h), rtol=1e-12, atol=1e-12
         )
-        (h11, h12), (_, h22) = (
-            (reference.complex_step(twin, h + d) - reference.complex_step(twin, h - d)) / 2e-5
-            for d in 1e-5 * np.eye(2)
-        )
-        assert_allclose(first_and_second[2:], [h11, h12, h22], rtol=1e-7, atol=1e-7)
+        (h11, h12), (_, h22) = reference.hessian(twin, h)
+        assert_allclose(first_and_second[2:], [h11, h12, h22], rtol=1e-10, atol=1e-9)
         g = kernels.force(*h, p.t1, p.t2, sigma**2 / 2)
         minus_loss = reference.complex_step(lambda x, T=T: -reference.loss(x, T, sigma), h)
         assert_allclose(g, minus_loss, rtol=1e-12, atol=1e-13)
+
+
+def test_target_pair_is_that_of_the_mixture():
+    y = np.random.default_rng(7).standard_normal((20, 2))
+    a1, a2 = UNEVEN.target.contrasts
+    got = [kernels.target_pair(*x, UNEVEN.omega, a1, a2) for x in y]
+    expected = reference.contrasts(reference.target(y, UNEVEN.omega, UNEVEN.target.A))
+    assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_descent_goes_down_to_a_stationary_point():
+    for h, w, T in zip(*problems(8, 60), strict=True):
+        p = kernels.ProxProblem(*w, *reference.contrasts(T), 2.3)
+        for start in (h, w):
+            h1, h2, e = kernels.descend(*start, p)
+            assert e <= kernels.energy(*start, p)
+            assert not kernels.gradient_fails(h1, h2, p)
+        # no higher than from w or from a zero of the loss
+        e = kernels.first_guess(p)[2]
+        assert e <= kernels.energy(*w, p) * (1 + 1e-12)
+
+
+def test_products_and_distances_of_intervals():
+    rng = np.random.default_rng(10)
+    for _ in range(50):
+        (a0, a1), (b0, b1) = np.sort(rng.standard_normal((2, 2)), axis=1)
+        product = np.linspace(a0, a1, 101)[:, None] * np.linspace(b0, b1, 101)
+        got = kernels.product_range(a0, a1, b0, b1)
+        assert_allclose(got, [product.min(), product.max()], rtol=1e-13)
+        x = rng.standard_normal()
+        distance = abs(np.clip(x, a0, a1) - x)
+        assert kernels.outside(x, a0, a1) == pytest.approx(distance, abs=1e-15)
+
+
+def test_first_guess_knows_the_zeros_of_the_loss():
+    """In a large V the prox is next to an h with S(h) = T, far from w = 0."""
+    h = np.array([1.1, -0.4])
+    t = reference.contrasts(reference.softmax(h))
+    h1, h2, e = kernels.first_guess(kernels.ProxProblem(0.2, 0.0, *t, 1e6))
+    assert_allclose([h1, h2], h, atol=1e-4)
+    assert e < 0.6 * h @ h
+
+
+def test_a_point_that_is_not_stationary_is_seen():
+    p = kernels.ProxProblem(0.3, -0.2, 0.4, 0.3, 2.3)
+    h1, h2, _ = kernels.descend(0.3, -0.2, p)
+    assert not kernels.gradient_fails(h1, h2, p)
+    assert kernels.gradient_fails(h1 + 1e-7, h2, p)
+    assert kernels.gradient_fails(np.nan, h2, p)
 
 
 def test_ranges_hold_every_value_and_are_attained():
@@ -191,6 +237,46 @@ def test_plain_monte_carlo_with_the_slow_prox_agrees_draw_by_draw():
     slow = reference.averages(xi, eta, MIXED.as_array(), MODEL)
     fast = reference.averages(xi, eta, MIXED.as_array(), MODEL, prox=compiled_prox)
     assert_allclose(fast, slow, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("overlaps", [MIXED, Overlaps(0.09, 0.05, 16.0, 0.15)])
+def test_sums_are_those_of_the_slow_prox_draw_by_draw(overlaps):
+    """The second state is on the edge theta**2 = rho q: V_hat is a quotient over a finite step."""
+    q, m, V, theta = overlaps.as_array()
+    rho, omega = UNEVEN.rho, UNEVEN.omega
+    s = np.sqrt(max(q - theta**2 / rho, 0.0))
+    state = kernels.ChannelState(rho, m, theta, s, V, omega, *UNEVEN.target.contrasts, rho / 2)
+    points = np.random.default_rng(9).standard_normal((25, 4))
+    got = kernels.sobol_sums(points, state, kernels.LEAF)
+
+    step = max(s, kernels.SMALLEST_STEP)
+    terms = []
+    for point in points:
+        y = UNEVEN.sigma * point[:2]
+        mu = np.array([m, -m]) + theta / rho * y
+        T = reference.target(y, omega, UNEVEN.target.A)
+
+        def push(w, T=T):
+            h = reference.prox(w, T, V, UNEVEN.sigma)
+            return h, (h - w) / V
+
+        for zeta in (point[2:], -point[2:]):
+            w = mu + s * zeta
+            h, g = push(w)
+            slope = rho * ((T - reference.softmax(h)) * (UNEVEN.target.A - reference.softmax(y)))
+            terms.append(
+                [
+                    g @ g,
+                    g[0] - g[1],
+                    -push(mu + step * zeta)[1] @ zeta / step,
+                    g @ y,
+                    reference.loss(h, T, UNEVEN.sigma),
+                    slope.sum(),
+                    reference.loss(w, T, UNEVEN.sigma),
+                ]
+            )
+    assert_allclose(got[:7], np.mean(terms, axis=0), rtol=1e-6, atol=1e-8)
+    assert got[7] == 0
 
 
 @pytest.mark.parametrize("branch", STATES)

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+import reference
+from numpy.polynomial.legendre import leggauss
 from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from gamp_theory.channel import contraction as module
 from gamp_theory.channel.contraction import contraction
@@ -40,28 +44,129 @@ def test_one_draw_agrees_with_an_integral_over_the_cavity_field(r, value, rel):
     assert sums["unresolved"] < 1e-6
 
 
-def test_one_draw_without_jumps_agrees_with_the_plane_of_the_prox():
-    # r = 0.9 is short of the onset: the prox is one-to-one, and w = h + V grad loss(h)
-    y, sums = one_draw(SEMANTIC, 0.9, 0.2)
-    s2 = SEMANTIC.q - SEMANTIC.theta**2 / MODEL.rho
-    mean = SEMANTIC.theta / MODEL.rho * y
-    k = SEMANTIC.V * MODEL.rho / 2
-    axis = np.linspace(-2.6, 2.6, 1301)
-    h1, h2 = np.meshgrid(axis, axis, indexing="ij")
-    s = np.tanh(h1 * (h1 - h2) / 2), np.tanh(h2 * (h2 - h1) / 2)
-    contrast = np.tanh(y[0] * (y[0] - y[1]) / 2), np.tanh(y[1] * (y[1] - y[0]) / 2)
-    A = 0.5 * (h1**2 + h2**2)
-    for s_k, t_k, a_k in zip(s, contrast, MODEL.target.contrasts, strict=True):
-        A = A + 0.5 * k * (s_k - (1 - MODEL.omega) * t_k - MODEL.omega * a_k) ** 2
-    step = axis[1] - axis[0]
-    w1, w2 = np.gradient(A, step, edge_order=2)
-    (H11, H12), (_, H22) = np.gradient(w1, step), np.gradient(w2, step)
-    det = H11 * H22 - H12**2
-    square = (H22 / det - 1) ** 2 + (H11 / det - 1) ** 2 + 2 * (H12 / det) ** 2
-    density = np.exp(-((w1 - mean[0]) ** 2 + (w2 - mean[1]) ** 2) / (2 * s2)) / (2 * np.pi * s2)
-    weight = density * det * step**2
-    assert weight.sum() == pytest.approx(1, abs=1e-4)
-    assert sums["contraction"] == pytest.approx((weight * square).sum(), rel=1e-3)
+def brute_draw(overlaps, r):
+    """The same averages at ``y_1 = -y_2``, over the plane of the prox less the hole.
+
+    There both contrasts are equal, and the mirror image in the line ``h_1 = h_2`` changes nothing
+    but the density: the hole reaches to where the force across that line vanishes.  Nodes shrink
+    towards its tip, where the integrand is singular.
+    """
+    V, sigma = overlaps.V, MODEL.sigma
+    y = teacher_fields(MODEL, np.array(r), np.array(0.0))
+    s2 = overlaps.q - overlaps.theta**2 / MODEL.rho
+    mu = overlaps.theta / MODEL.rho * y
+    T = reference.target(y, MODEL.omega, MODEL.target.A)
+
+    def loss(h):
+        return reference.loss(h, T, sigma)
+
+    def at(a, c):  # across the mirror and along it
+        return np.stack([c + a, c - a], axis=-1) * np.sqrt(0.5)
+
+    def force(a, c):
+        h = at(a, c)
+        w = h + V * reference.gradient(loss, h)
+        return (w[..., 0] - w[..., 1]) * np.sqrt(0.5)
+
+    def panels(ends, n):
+        x, weight = leggauss(n)
+        left, right = np.array(ends[:-1])[:, None], np.array(ends[1:])[:, None]
+        half = (right - left) / 2
+        return ((left + right) / 2 + half * x).ravel(), (half * weight).ravel()
+
+    far = 3.5
+    bend = [force(1e-6, c) / 1e-6 for c in (0.0, far)]
+    assert bend[1] > 0
+    tip = 0.0
+    if bend[0] < 0:
+        tip = brentq(lambda c: force(1e-6, c), 0.0, far, xtol=1e-14)
+    inside, weight_in = panels(np.linspace(0, np.sqrt(tip), 4), 10)
+    outside, weight_out = panels(np.linspace(0, np.sqrt(far - tip), 7), 12)
+    rows = np.concatenate([tip - inside**2, tip + outside**2])
+    weights = np.concatenate([2 * inside * weight_in, 2 * outside * weight_out])
+    shares = np.array([0, 1e-4, 1e-3, 5e-3, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0])
+    total = np.zeros(4)
+    for c, weight in zip(rows, weights, strict=True):
+        edge = brentq(lambda a, c=c: force(a, c), 1e-7, far) if c < tip else 0.0
+        a, weight_a = panels(edge + (far - edge) * shares, 10)
+        for side in (1, -1):
+            h = at(side * a, np.full_like(a, c))
+            w = h + V * reference.gradient(loss, h)
+            H = np.eye(2) + V * reference.hessian(loss, h)
+            response = np.linalg.inv(H) - np.eye(2)
+            density = np.exp(-((w - mu) ** 2).sum(axis=1) / (2 * s2)) / (2 * np.pi * s2)
+            columns = [
+                np.ones_like(a),
+                -np.trace(response, axis1=1, axis2=2) / V,
+                (response**2).sum(axis=(1, 2)),
+                -((h - w) * (w - mu)).sum(axis=1) / (V * s2),  # Stein
+            ]
+            total += 2 * weight * np.array(columns) @ (weight_a * density * np.linalg.det(H))
+    mass, slope, square, stein = total
+    return {
+        "mass": mass,
+        "slope": slope,
+        "contraction": square,
+        "jump_mass": V * (slope - stein),
+    }
+
+
+@pytest.mark.parametrize(
+    # short of the onset of the double well, where the prox is one-to-one; a jump; a heavy one
+    ("overlaps", "r"),
+    [(SEMANTIC, 0.9), (SEMANTIC, 1.6), (Overlaps(0.05, 0, 16.0, 0), 1.5)],
+)
+def test_one_draw_agrees_with_an_integral_over_the_prox(overlaps, r):
+    _, got = one_draw(overlaps, r, 0.0, tolerance=1e-5)
+    expected = brute_draw(overlaps, r)
+    assert expected["mass"] == pytest.approx(1, abs=1e-7)
+    # cells and panels are made for 1e-3 at any tolerance; jumps are located exactly
+    assert got["mass"] == pytest.approx(1, abs=2e-4)
+    assert got["contraction"] == pytest.approx(expected["contraction"], rel=1e-3)
+    assert got["slope"] == pytest.approx(expected["slope"], abs=1e-5)
+    assert got["jump_mass"] == pytest.approx(expected["jump_mass"], rel=2e-5, abs=1e-6)
+    assert (got["jump_mass"] > 0) == (r > 1)
+
+
+def test_density_is_that_of_both_mirror_images():
+    line = module.kernels.Line((0.4, 0.3), 0.1, 2.3, 18.0, 0.3, 0.2, 0.7, 0.4, -1.0, 1.0, 1.5)
+    for a in (-0.4, 0.0, 0.5):
+        expected = 0.7 * norm.pdf(a, 0.2, 0.3) + 0.4 * norm.pdf(a, -0.2, 0.3)
+        got = module.kernels.density(a, line)
+        assert got == pytest.approx(expected * 0.3 * np.sqrt(2 * np.pi), rel=1e-13)
+
+
+@pytest.mark.parametrize("b", [0.0, 0.05, -0.1])
+def test_wells_touch_where_their_energies_are_equal(b):
+    t, V = (0.45, 0.25), 25.0
+    line = module.kernels.Line(t, b, V * MODEL.rho / 2, V, 0.3, 0.2, 1, 1, -1.0, 1.0, 1.5)
+    wells = [(side * 0.5, 0.0, 0.0, 0.0, 1.0) for side in (-1, 1)]
+    *ends, found = module.kernels.touch(*wells, line)
+    assert found
+    T = np.array([[1 + t[0], 1 - t[0]], [1 - t[1], 1 + t[1]]]) / 2
+    energies = []
+    for U, W, a, _, bend in ends:
+        h = np.array([W + U, W - U]) * np.sqrt(0.5)
+        w = np.array([b + a, b - a]) * np.sqrt(0.5)
+        gradient = h - w + V * reference.gradient(lambda x: reference.loss(x, T, MODEL.sigma), h)
+        np.testing.assert_allclose(gradient, 0, atol=1e-9)
+        assert bend > 0
+        energies.append(reference.objective(h, w, T, V, MODEL.sigma))
+    assert ends[0][0] < 0 < ends[1][0]
+    assert ends[0][2] == pytest.approx(ends[1][2], abs=1e-10)
+    assert energies[0] == pytest.approx(energies[1], abs=1e-10)
+    assert not module.kernels.touch(wells[1], wells[1], line)[2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_jump_without_a_counterpart_is_found(seed):
+    rng = np.random.default_rng(seed)
+    many = np.column_stack([np.sort(rng.normal(size=4)), rng.uniform(1, 2, 4), np.ones(4)])
+    gone = rng.integers(4)
+    few = np.delete(many, gone, axis=0) + 1e-3 * rng.standard_normal((3, 3))
+    assert module.kernels.odd_one(many, 4, few, 3) == gone
+    # where more than one is missing, the smallest
+    assert module.kernels.odd_one(many, 4, few, 1) == many[:, 1].argmin()
 
 
 def test_nodes_that_crowd_integrate_the_two_singularities():

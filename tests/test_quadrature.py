@@ -7,6 +7,7 @@ from gamp_theory.numerics.quadrature import (
     Rule,
     gauss_hermite_normal,
     gauss_legendre,
+    gauss_legendre_table,
     trapezoid_normal,
 )
 
@@ -42,6 +43,19 @@ def test_gauss_legendre_is_exact_to_its_degree_and_no_further(n, lo, hi):
     assert rule.weights @ node_polynomial(rule.nodes) ** 2 < 1e-3 * (
         antiderivative(hi) - antiderivative(lo)
     )
+
+
+def test_the_table_holds_all_rules():
+    table = gauss_legendre_table(80)
+    assert table.shape == (81, 2, 81)
+    assert not table[0].any()
+    for n in range(1, 81):
+        rule = gauss_legendre(n)
+        np.testing.assert_allclose(table[n, 0, :n], rule.nodes, rtol=0, atol=3e-15)
+        # near +-1 either one loses digits of its small weights (against 40 digits: 1e-12)
+        np.testing.assert_allclose(table[n, 1, :n], rule.weights, rtol=0, atol=2e-14)
+        np.testing.assert_allclose(table[n, 1, :n].sum(), 2, rtol=1e-14)
+        assert not table[n, :, n:].any()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10, 20])
@@ -106,6 +120,7 @@ def test_rules_are_read_only():
     [
         (lambda: gauss_legendre(0), "n must be a positive integer, got 0"),
         (lambda: gauss_legendre(2.5), "n must be a positive integer, got 2.5"),
+        (lambda: gauss_legendre_table(0), "largest must be a positive integer, got 0"),
         (lambda: gauss_legendre(3, 1, 1), "lo and hi must be finite with lo < hi"),
         (lambda: gauss_legendre(3, 0, math.inf), "lo and hi must be finite with lo < hi"),
         (lambda: gauss_hermite_normal(-1), "n must be a positive integer, got -1"),

@@ -16,7 +16,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.mechanisms import softmax_contrasts
@@ -362,4 +361,6 @@ def _concave_roots(
 
 
 def _root(f: Callable[[float], float], lo: float, hi: float) -> float:
+    from scipy.optimize import brentq  # a third of a second, which other starts can do without
+
     return float(brentq(f, lo, hi, xtol=1e-300, rtol=4 * np.finfo(float).eps))

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 
 from gamp_theory.channel.base import ChannelAverages
@@ -37,6 +36,7 @@ from gamp_theory.channel.plane_kernels import (
 )
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.model import AttentionModel
+from gamp_theory.numerics.quadrature import gauss_legendre_table
 from gamp_theory.overlaps import Overlaps
 
 __all__ = [
@@ -433,10 +433,7 @@ def hole_radii(
 @lru_cache(maxsize=1)
 def legendre_rules() -> NDArray[np.float64]:
     """Gauss-Legendre rules on [-1, 1]: ``[n, 0, :n]`` are n nodes, ``[n, 1, :n]`` weights."""
-    rules = np.zeros((LARGEST_COUNT + 1, 2, LARGEST_COUNT + 1))
-    for n in range(1, LARGEST_COUNT + 1):
-        rules[n, :, :n] = leggauss(n)
-    return rules
+    return gauss_legendre_table(LARGEST_COUNT)
 
 
 def node_counts(

@@ -1,4 +1,4 @@
-"""The phase transition at omega = 0.3, for someone who has just arrived.
+"""``demo``: the phase transition at omega = 0.3, for someone who has just arrived.
 
 Follows three branches along alpha, finds where the training losses of two of them cross, says in
 words what that means, and leaves a figure and a labelled dataset behind.
@@ -6,36 +6,33 @@ words what that means, and leaves a figure and a labelled dataset behind.
 
 from __future__ import annotations
 
+import argparse
+import bisect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gamp_theory.cli import (
-    OVERLAPS,
-    Answer,
-    concise,
-    follow_branches,
-    replacing,
-    settled,
-    table,
-    transition_record,
-    versions,
-)
-from gamp_theory.model import AttentionModel
+from gamp_theory.cli.answer import SUCCESS, UNSETTLED, Answer, BadInput
+from gamp_theory.cli.arguments import Commands, add_command
+from gamp_theory.cli.progress import progress
+from gamp_theory.cli.text import concise, table
+from gamp_theory.cli.threads import follow_branches
+from gamp_theory.files import replacing
+from gamp_theory.records import KNOWN, settled, transition_record
 
 if TYPE_CHECKING:
     import xarray
 
-    from gamp_theory.state_evolution import FixedPoint
+    from gamp_theory.model import AttentionModel
+    from gamp_theory.result import FixedPoint
     from gamp_theory.transitions import Transition
 
-__all__ = ["run_demo", "transition_dataset"]
+__all__ = ["EMPTY", "add_parser", "run"]
+
+EMPTY: Mapping[str, Any] = {}
 
 # 0.1, 0.15, ..., 1.6, 1.7, ..., 2: nothing happens at the end that needs small steps.
 ALPHAS = tuple(round(0.05 * k, 2) for k in (*range(2, 33), 34, 36, 38, 40))
@@ -46,32 +43,43 @@ BRANCH_TOL = {"uninformed": 1e-3, "positional": 5e-5, "semantic": 5e-5}
 STARTS = tuple(BRANCH_TOL)
 TRANSITION_TOL = 1e-6
 JOBS = 2
-#: Statuses of points whose numbers have error bars.
-KNOWN = ("converged", "quadrature_limit")
-
-_ABOUT = {
-    "q": "student norm Q.Sigma.Q/d",
-    "m": "positional overlap Q.p_1/sqrt(d)",
-    "V": "response, the variance of the cavity field",
-    "theta": "semantic overlap Q.Sigma.Q*/d",
-    "train_loss": "training loss min R/d",
-    "test_error": "test error per token and dimension",
-}
 
 
-def run_demo(out: Path, advance: Callable[..., object]) -> Answer:
-    """Compute the story, write ``transition.png`` and ``transition.nc`` into `out`.
+def add_parser(commands: Commands) -> None:
+    """Declare the command and its options."""
+    command = add_command(
+        commands,
+        "demo",
+        "The phase transition at omega = 0.3. Computes the branches for alpha from 0.1 to 2, "
+        "prints what happens, and writes transition.png and transition.nc; takes one or two "
+        "minutes.",
+        writes_document=False,
+    )
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        default="demo",
+        help="directory of the two files, made if need be (default: %(default)s)",
+    )
 
-    Parameters
-    ----------
-    out : Path
-        A directory that exists.
-    advance : callable
-        Called after each fixed point, and with ``total=`` before the first.
-    """
+
+def run(options: argparse.Namespace) -> Answer:
+    """Compute the story and write ``transition.png`` and ``transition.nc``."""
+    out = Path(options.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"out must be a directory that can be made, got {out}: {error}") from None
+    with progress(len(STARTS) * len(ALPHAS) + 2, "fixed points") as advance:
+        return _run(out, advance)
+
+
+def _run(out: Path, advance: Callable[..., object]) -> Answer:
+    from gamp_theory.datasets import transition_dataset
+    from gamp_theory.model import AttentionModel
+
     began = time.perf_counter()
     model = AttentionModel.mixture()
-    advance(0, total=len(STARTS) * len(ALPHAS) + 2)
     # Downwards: where there is enough data both informed branches are there to be followed.
     # What a start leaves its branch for is followed on its own.
     followed, complete = follow_branches(
@@ -89,6 +97,7 @@ def run_demo(out: Path, advance: Callable[..., object]) -> Answer:
     points = {start: followed[start][::-1] for start in STARTS}
     transitions = _transitions(model, points, advance)
     dataset = transition_dataset(model, points, transitions)
+    dataset.attrs |= {"transition_tol": TRANSITION_TOL, "command": "gamp-theory demo"}
     files = {"figure": out / "transition.png", "data": out / "transition.nc"}
     _write(dataset, files)
 
@@ -114,149 +123,7 @@ def run_demo(out: Path, advance: Callable[..., object]) -> Answer:
     text = "\n".join(
         [_story(dataset, points, transitions), *_unsettled(document), _closing(files, seconds)]
     )
-    return Answer(document, text, 0 if done else 1)
-
-
-def transition_dataset(
-    model: AttentionModel,
-    points: Mapping[str, Sequence[FixedPoint]],
-    transitions: Mapping[str, Transition],
-) -> xarray.Dataset:
-    """Branches along alpha and the transitions between them, labelled.
-
-    Parameters
-    ----------
-    model : AttentionModel
-    points : mapping of str to sequence of FixedPoint
-        By start, in any order; where a start has no point and another one has, numbers are NaN
-        and the status is ``not_followed``.
-    transitions : mapping of str to Transition
-        ``alpha_c`` and ``alpha_l``.
-
-    Returns
-    -------
-    xarray.Dataset
-        Dimensions branch (the start that was followed) and alpha.
-    """
-    import xarray
-
-    starts = list(points)
-    at = {start: {point.alpha: point for point in points[start]} for start in starts}
-    alphas = sorted({alpha for start in starts for alpha in at[start]})
-    first = points[starts[0]][0]
-
-    def add(
-        name: str,
-        long_name: str,
-        value: Callable[[FixedPoint], Any],
-        missing: float | str | bool = math.nan,
-        **attrs: str,
-    ) -> None:
-        values = np.array(
-            [[value(at[s][a]) if a in at[s] else missing for a in alphas] for s in starts]
-        )
-        dataset[name] = (("branch", "alpha"), values, {"long_name": long_name, **attrs})
-
-    dataset = xarray.Dataset(
-        coords={
-            "branch": ("branch", starts, {"long_name": "start from which the branch was followed"}),
-            "alpha": (
-                "alpha",
-                alphas,
-                {"long_name": "sample ratio n/d", "units": "1"},
-            ),
-        }
-    )
-    for name, long_name in _ABOUT.items():
-        add(name, long_name, partial(_value, name), units="1")
-        add(f"{name}_error", f"error bar of {name}", partial(_error, name), units="1")
-    add(
-        "jump_mass",
-        "jump mass of the proximal map; replica symmetry is broken where it is positive",
-        partial(_stability, "jump_mass"),
-        units="1",
-    )
-    add("replicon", "replicon, regular part", partial(_stability, "replicon"), units="1")
-    add(
-        "stable",
-        "whether no eigenvalue of the map has a real part of 1 or more; false where not known",
-        lambda point: point.stability is not None and bool(point.stability.stable),
-        missing=False,
-    )
-    add("status", "how the solve ended", lambda p: p.status.token, missing="not_followed")
-    add("reached", "branch on which the solve ended", lambda p: p.branch, missing="")
-    add("tol", "relative accuracy asked for", lambda p: p.tol, units="1")
-    _add_lowest(dataset)
-    for name, transition in transitions.items():
-        dataset[name] = ((), transition.value)
-        dataset[name].attrs = {
-            "long_name": _THRESHOLDS[name],
-            "units": "1",
-            "status": transition.status.token,
-        }
-        dataset[f"{name}_error"] = ((), transition.error)
-        dataset[f"{name}_error"].attrs = {"long_name": f"error bar of {name}", "units": "1"}
-    dataset["linear_error"] = ((), first.linear_error)
-    dataset["linear_error"].attrs = {
-        "long_name": "test error of the best linear layer",
-        "units": "1",
-    }
-    dataset.attrs = _provenance(model, first.lam)
-    return dataset
-
-
-_THRESHOLDS = {
-    "alpha_c": "sample ratio at which semantic and positional training losses are equal",
-    "alpha_l": "sample ratio at which the branch of lowest training loss beats the linear layer",
-}
-
-
-def _add_lowest(dataset: xarray.Dataset) -> None:
-    """The branch of lowest training loss as one curve; NaN and "" where nothing converged."""
-    loss = dataset["train_loss"].where(dataset["status"].isin(KNOWN))
-    there = loss.notnull().any("branch")
-    index = loss.fillna(math.inf).argmin("branch")
-    for name in ("train_loss", "test_error"):
-        for suffix in ("", "_error"):
-            lowest = dataset[name + suffix].isel(branch=index).drop_vars("branch").where(there)
-            lowest.attrs = {
-                "long_name": f"{dataset[name + suffix].attrs['long_name']}, on the branch of "
-                "lowest training loss",
-                "units": "1",
-            }
-            dataset[f"lowest_{name}{suffix}"] = lowest
-    lowest = dataset["reached"].isel(branch=index).drop_vars("branch").where(there, "")
-    lowest.attrs = {"long_name": "branch of lowest training loss"}
-    dataset["lowest_branch"] = lowest
-
-
-def _value(name: str, point: FixedPoint) -> float:
-    if name not in OVERLAPS:
-        return getattr(point, name)
-    return math.nan if point.overlaps is None else getattr(point.overlaps, name)
-
-
-def _error(name: str, point: FixedPoint) -> float:
-    return getattr(point.errors, name)
-
-
-def _stability(name: str, point: FixedPoint) -> float:
-    return math.nan if point.stability is None else getattr(point.stability, name)
-
-
-def _provenance(model: AttentionModel, lam: float) -> dict[str, Any]:
-    return {
-        "title": "Positional and semantic solutions of a solvable attention model",
-        "omega": model.omega,
-        "sigma": model.sigma,
-        "lam": lam,
-        "A": ";".join(",".join(map(repr, row)) for row in model.target.A),
-        "positions": ",".join(map(repr, model.positions)),
-        "transition_tol": TRANSITION_TOL,
-        "command": "gamp-theory demo",
-        "versions": versions(),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    return Answer(document, text, SUCCESS if done else UNSETTLED)
 
 
 def _transitions(
@@ -374,8 +241,8 @@ def _loss_cell(here: xarray.Dataset, branch: str) -> str:
 
 def _jump(dataset: xarray.Dataset, alpha_c: float) -> list[str]:
     """What happens to the lowest branch at alpha_c."""
-    alpha = dataset["alpha"].values
-    right = int(np.clip(np.searchsorted(alpha, alpha_c), 1, alpha.size - 1))
+    alphas = dataset["alpha"].values.tolist()
+    right = min(max(bisect.bisect_left(alphas, alpha_c), 1), len(alphas) - 1)
     before, after = (dataset.isel(alpha=i) for i in (right - 1, right))
     names = [str(side["lowest_branch"].values) for side in (before, after)]
     errors = [float(side["lowest_test_error"]) for side in (before, after)]

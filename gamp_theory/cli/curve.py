@@ -1,0 +1,122 @@
+"""``curve``: fixed points along alpha or omega, by continuation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gamp_theory.cli.answer import INTERRUPTED, SUCCESS, UNSETTLED, Answer, BadInput
+from gamp_theory.cli.arguments import (
+    DEFAULT_POINTS,
+    Commands,
+    Range,
+    add_branch,
+    add_command,
+    add_model,
+    add_tol,
+    build_model,
+    number_or_range,
+    shown,
+    starts,
+)
+from gamp_theory.cli.progress import progress
+from gamp_theory.cli.text import quantity_cell, stability_cell, table
+from gamp_theory.cli.threads import follow_branches
+from gamp_theory.records import OVERLAPS, point_record, settled
+
+if TYPE_CHECKING:
+    from gamp_theory.result import FixedPoint
+
+__all__ = ["EMPTY", "add_parser", "run"]
+
+EMPTY: Mapping[str, Any] = {"points": []}
+
+
+def add_parser(commands: Commands) -> None:
+    """Declare the command and its options."""
+    command = add_command(
+        commands,
+        "curve",
+        "Fixed points along a range of alpha or omega. A branch is followed from the first value "
+        "of the range to the last, so 2:0.1 goes down. After Ctrl-C the points that are finished "
+        "are printed.",
+    )
+    command.add_argument(
+        "--along",
+        choices=("alpha", "omega"),
+        default="alpha",
+        help="the parameter that varies (default: %(default)s)",
+    )
+    command.add_argument(
+        "--alpha",
+        type=number_or_range,
+        required=True,
+        metavar="LO:HI[:N]",
+        help=f"sample ratio n/d, positive: N values from LO to HI (N is {DEFAULT_POINTS} if left "
+        "out); one number with --along omega",
+    )
+    add_model(command, omega=number_or_range)
+    add_branch(command)
+    add_tol(command)
+
+
+def run(options: argparse.Namespace) -> Answer:
+    """Follow each start; after Ctrl-C the answer is what was finished."""
+    from gamp_theory.state_evolution import check_arguments
+
+    along = options.along
+    fixed = "omega" if along == "alpha" else "alpha"
+    span, constant = getattr(options, along), getattr(options, fixed)
+    if not isinstance(span, Range):
+        raise BadInput(f"{along} must be a range LO:HI[:N] along {along}, got {shown(span)}")
+    if isinstance(constant, Range):
+        raise BadInput(f"{fixed} must be one number along {along}, got {shown(constant)}")
+    values = span.values()
+    names = starts(options.branch)
+    for value in (values[-1], values[0]):  # refused before the first is solved
+        model = build_model(options, omega=value if along == "omega" else constant)
+        alpha = value if along == "alpha" else constant
+        check_arguments(model, alpha, options.lam, names[0], options.tol)
+    with progress(len(names) * len(values), "points") as advance:
+        points, complete = follow_branches(
+            model,
+            values,
+            options.lam,
+            names,
+            along=along,
+            alpha=constant if along == "omega" else None,
+            tol=options.tol,
+            advance=advance,
+        )
+    found = [point for start in names for point in points[start]]
+    document: dict[str, Any] = {"points": [point_record(point) for point in found]}
+    text = _text(found, along)
+    if not complete:
+        document |= {"status": "interrupted", "message": "Interrupted by the user."}
+        print(
+            f"gamp-theory: interrupted: {len(found)} of {len(names) * len(values)} points done",
+            file=sys.stderr,
+        )
+        return Answer(document, text, INTERRUPTED)
+    return Answer(document, text, SUCCESS if all(map(settled, found)) else UNSETTLED)
+
+
+def _text(points: Sequence[FixedPoint], along: str) -> str:
+    """One row a fixed point."""
+    names = (*OVERLAPS, "train_loss", "test_error")
+    rows = [["start", "branch", "status", along, *names, "stable"]]
+    for point in points:
+        record = point_record(point)
+        rows.append(
+            [
+                point.start,
+                point.branch or "-",
+                point.status.token,
+                f"{record[along]:.6g}",
+                *(quantity_cell(record, name) for name in names),
+                stability_cell(record, "stable"),
+            ]
+        )
+    return table(rows, left=3)

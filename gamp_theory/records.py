@@ -1,0 +1,135 @@
+"""Results as plain data: the JSON objects of the command line, and where numbers come from.
+
+Programs outside this project read them, so keys only ever grow (docs/design.md, "Command line").
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import TYPE_CHECKING, Any
+
+from gamp_theory import __version__
+
+if TYPE_CHECKING:
+    from gamp_theory.model import AttentionModel
+    from gamp_theory.result import FixedPoint
+    from gamp_theory.transitions import Transition
+
+__all__ = [
+    "KNOWN",
+    "LOSSES",
+    "OVERLAPS",
+    "model_record",
+    "point_record",
+    "settled",
+    "transition_record",
+    "versions",
+]
+
+OVERLAPS = ("q", "m", "V", "theta")
+LOSSES = ("train_loss", "train_loss_variational", "test_error")
+
+#: Statuses that answer what was asked: there is a number, or there is none to be had.
+SETTLED = ("converged", "does_not_exist")
+#: Statuses of points whose numbers have error bars.
+KNOWN = ("converged", "quadrature_limit")
+
+
+def settled(result: FixedPoint | Transition) -> bool:
+    """Whether a result answers what was asked, by a number or by "there is none"."""
+    return result.status.token in SETTLED
+
+
+def point_record(point: FixedPoint) -> dict[str, Any]:
+    """A fixed point as the JSON object of the command line.
+
+    ``branch`` is where it ended, ``start`` where it began.  Eigenvalues are pairs
+    ``[real, imaginary]``; ``theta`` is ``sigma**2 Q.Q*/d``, ``test_error`` is per token.
+    """
+    overlaps = {
+        name: math.nan if point.overlaps is None else getattr(point.overlaps, name)
+        for name in OVERLAPS
+    }
+    errors = {name: getattr(point.errors, name) for name in (*OVERLAPS, *LOSSES)}
+    return {
+        "branch": point.branch,
+        "start": point.start,
+        "alpha": point.alpha,
+        **model_record(point.model, point.lam),
+        "overlaps": overlaps,
+        **{name: getattr(point, name) for name in LOSSES},
+        "linear_error": point.linear_error,
+        "error": {
+            "overlaps": {name: errors[name] for name in OVERLAPS},
+            **{name: errors[name] for name in LOSSES},
+        },
+        "residual": point.residual,
+        "iterations": point.iterations,
+        "map_evaluations": point.map_evaluations,
+        "seconds": point.seconds,
+        "status": point.status.token,
+        "message": point.message,
+        "tol": point.tol,
+        "rule": point.rule,
+        "stability": _stability_record(point),
+    }
+
+
+def _stability_record(point: FixedPoint) -> dict[str, Any] | None:
+    found = point.stability
+    if found is None:
+        return None
+    return {
+        "eigenvalues": [[complex(e).real, complex(e).imag] for e in found.eigenvalues],
+        "spectral_radius": found.spectral_radius,
+        "transverse": {name: found.transverse.get(name) for name in ("m", "theta")},
+        "replicon": found.replicon,
+        "replicon_error": found.replicon_error,
+        "jump_mass": found.jump_mass,
+        "stable": bool(found.stable),
+    }
+
+
+def transition_record(transition: Transition, model: AttentionModel, lam: float) -> dict[str, Any]:
+    """A transition as the JSON object of the command line."""
+    return {
+        "kind": transition.kind,
+        **model_record(model, lam),
+        "alpha": transition.value,
+        "error": transition.error,
+        "bracket": list(transition.bracket) if math.isfinite(transition.bracket[0]) else None,
+        "status": transition.status.token,
+        "message": transition.message,
+        "others": [
+            {
+                "alpha": other.value,
+                "error": other.error,
+                "bracket": list(other.bracket),
+                "status": other.status.token,
+                "message": other.message,
+            }
+            for other in transition.others
+        ],
+    }
+
+
+def versions() -> str:
+    """The versions that a number depends on, for the provenance of a file."""
+    import numba
+    import numpy
+    import scipy
+
+    packages = (("numpy", numpy), ("scipy", scipy), ("numba", numba))
+    return ", ".join(
+        [
+            f"gamp_theory {__version__}",
+            f"python {platform.python_version()}",
+            *(f"{name} {package.__version__}" for name, package in packages),
+        ]
+    )
+
+
+def model_record(model: AttentionModel, lam: float) -> dict[str, float]:
+    """What a document repeats of the model and the ridge."""
+    return {"omega": model.omega, "sigma": model.sigma, "lam": lam}
