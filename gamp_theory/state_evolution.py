@@ -15,7 +15,11 @@ from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.origin import solve_origin
 from gamp_theory.channel.pair import MOST_SLICES, PairChannel, PairRule
 from gamp_theory.model import AttentionModel
-from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
+from gamp_theory.numerics.fixed_point import (
+    FixedPointResult,
+    FixedPointStatus,
+    solve_fixed_point,
+)
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
 from gamp_theory.result import ConvergenceError, FixedPoint, FixedPointErrors, Status
@@ -44,8 +48,14 @@ FINEST = 1e-8  # quadrature tolerance beyond which nothing is gained
 #: Absolute floors of the tolerances, in units of rho for q and so on.
 FLOOR = 1e-6
 POLISH_MAPS = 60
-#: Memory of the acceleration, mixing, accuracy and maps of each attempt of the search.
-SEARCH_STAGES = ((6, 0.4, 0.0, 60), (0, 0.15, 0.03, 60), (6, 0.15, 0.0, 60), (6, 0.05, 0.0, 80))
+#: Maps and mixing of the first attempt of the search, and of each attempt along the flow.
+FIRST_ATTEMPT = (24, 0.4)
+LATER_ATTEMPT = (26, 0.3)
+NEARLY = 0.1  # residual, relative, at which an attempt deserves more maps
+#: The flow ``x' = F(x) - x`` between attempts: maps, and one step length for each attempt.  An
+#: eigenvalue ``-a`` of the map allows steps of up to ``2/(1 + a)``.
+FLOW_MAPS = 16
+FLOW_STEPS = (0.15, 0.15, 0.15, 0.1, 0.1, 0.05, 0.05)
 #: The search is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-7
 SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
@@ -237,9 +247,9 @@ class _Solver:
     def search(self, x0: Vector, rtol: float) -> tuple[Vector, Status]:
         """Find the fixed point with cheap rules that follow the state.
 
-        Anderson acceleration first.  Where it gets lost (strongly oscillating maps), small damped
-        steps lead into the neighbourhood: an eigenvalue ``-a`` of the map allows steps of up to
-        ``2/(1 + a)``.
+        Anderson acceleration finds a fixed point nearby in a few maps.  Where it gets lost, because
+        there is none or the map oscillates strongly, the flow ``x' = F(x) - x`` is followed
+        downstream, and the acceleration is tried again from where it has led.
         """
         rule: PairRule | None = None
 
@@ -250,25 +260,39 @@ class _Solver:
             self.spend(rule)
             return self.map(x, rule)[0]
 
-        x, status = x0, Status.ITERATION_LIMIT
-        for memory, mixing, accuracy, maps in SEARCH_STAGES:
-            result = solve_fixed_point(
+        def attempt(
+            x: Vector, maps: int, mixing: float, *, memory: int = 6, newton: bool = False
+        ) -> FixedPointResult:
+            return solve_fixed_point(
                 self.within_reach(cheap),
                 x,
-                atol=1e-2 * max(accuracy, rtol) * self.units,
-                rtol=max(accuracy, rtol),
+                atol=1e-2 * rtol * self.units,
+                rtol=rtol,
                 memory=memory,
                 mixing=mixing,
-                newton=False,
+                newton=newton,
                 max_evaluations=maps,
                 admissible=self.reachable,
             )
-            status = _STATUS[result.status]
-            if memory == 0:
-                x = result.x
-            elif status is Status.CONVERGED:
-                return result.x, status
-        return result.x, status
+
+        result = attempt(x0, *FIRST_ATTEMPT)
+        if result.status is not FixedPointStatus.CONVERGED and np.all(
+            result.residual <= NEARLY * np.abs(result.x) + 1e-2 * rtol * self.units
+        ):
+            assert self.last is not None
+            result = attempt(self.last, *LATER_ATTEMPT)  # on its way, along a slow direction
+        x = x0
+        for step in FLOW_STEPS:
+            if result.status is FixedPointStatus.CONVERGED:
+                break
+            flow = attempt(x, FLOW_MAPS, step, memory=0)
+            if flow.status is FixedPointStatus.CONVERGED:
+                return flow.x, Status.CONVERGED
+            if self.last is None:
+                return flow.x, _STATUS[flow.status]
+            x = self.last  # where the flow has led: the residual may have grown on the way
+            result = attempt(x, *LATER_ATTEMPT, newton=True)
+        return result.x, _STATUS[result.status]
 
     def within_reach(self, F: Callable[[Vector], Vector]) -> Callable[[Vector], Vector]:
         """F, remembering where it was called last: the centre of the next trust region."""
