@@ -14,11 +14,12 @@ import reference
 from numpy.polynomial.legendre import leggauss
 from scipy.spatial import ConvexHull
 
+from gamp_theory.channel import jumps_kernels, search_kernels
 from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.contraction import contraction
 from gamp_theory.channel.pair import PairChannel
 from gamp_theory.channel.plane import plane_averages, plane_rule
-from gamp_theory.channel.slices import slice_averages, slice_rule
+from gamp_theory.channel.slices import _candidates, slice_averages, slice_rule
 from gamp_theory.channel.sobol import sobol_averages
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
@@ -228,14 +229,14 @@ def naive_energy(x):
 
 def test_tanh():
     z = np.concatenate([np.linspace(-25, 25, 2001), [-1e300, 1e300, 0.0]])
-    got = [kernels.tanh(value) for value in z]
+    got = [search_kernels.tanh(value) for value in z]
     np.testing.assert_allclose(got, [math.tanh(value) for value in z], rtol=0, atol=4.5e-16)
 
 
 @pytest.mark.parametrize("point", [(0.3, 0.7), (-1.2, 0.4), (0.0, 0.0), (2.5, -2.0)])
 def test_energy_gradient_and_hessian(point):
     x = np.array(point)
-    A, A_U, A_W, A_UU, A_UW, A_WW, s1, s2 = kernels.energy(*point, *T, K)
+    A, A_U, A_W, A_UU, A_UW, A_WW, s1, s2 = search_kernels.energy(*point, *T, K)
     assert pytest.approx(naive_energy(x), rel=1e-12, abs=1e-13) == A
     gradient = reference.complex_step(naive_energy, x)
     np.testing.assert_allclose([A_U, A_W], gradient, rtol=1e-11, atol=1e-13)
@@ -253,13 +254,13 @@ def test_energy_gradient_and_hessian(point):
 
 def test_settle_minimises_over_W_and_differentiates():
     U, b, step = 0.8, 0.2, 1e-5
-    W, B, a, dW, curvature, ok = kernels.settle(U, 0.3, b, T, K)
+    W, B, a, dW, curvature, ok = search_kernels.settle(U, 0.3, b, T, K)
     assert ok
     line = np.linspace(W - 0.5, W + 0.5, 2001)
     values = naive_energy(np.stack([np.full_like(line, U), line], -1)) - b * line
     assert values.min() >= B - 1e-12
     assert pytest.approx(naive_energy(np.array([U, W])) - b * W, abs=1e-13) == B
-    up, down = (kernels.settle(U + sign * step, W, b, T, K) for sign in (1, -1))
+    up, down = (search_kernels.settle(U + sign * step, W, b, T, K) for sign in (1, -1))
     assert (up[0] - down[0]) / (2 * step) == pytest.approx(dW, rel=1e-7)
     assert (up[1] - down[1]) / (2 * step) == pytest.approx(a, abs=1e-8)
     assert (up[2] - down[2]) / (2 * step) == pytest.approx(curvature, rel=1e-7)
@@ -268,9 +269,9 @@ def test_settle_minimises_over_W_and_differentiates():
 @pytest.mark.parametrize("b", [0.0, 0.05, -0.1])
 def test_bitangent_is_where_the_global_prox_jumps(b):
     direction = np.array([0.5, 0.0])
-    UL, WL, UR, WR, a, ok = kernels.bitangent(-direction[0], 0.0, direction[0], 0.0, b, T, K)
+    UL, WL, UR, WR, a, ok = jumps_kernels.bitangent(-direction[0], 0.0, direction[0], 0.0, b, T, K)
     assert ok
-    left, right = (kernels.energy(U, W, *T, K) for U, W in ((UL, WL), (UR, WR)))
+    left, right = (search_kernels.energy(U, W, *T, K) for U, W in ((UL, WL), (UR, WR)))
     np.testing.assert_allclose([left[1], left[2]], [a, b], atol=1e-9)  # equal gradients
     np.testing.assert_allclose([right[1], right[2]], [a, b], atol=1e-9)
     energy = [f[0] - a * U - b * W for f, U, W in ((left, UL, WL), (right, UR, WR))]
@@ -287,7 +288,7 @@ def test_lower_hull(seed):
     x = np.sort(random.normal(size=60))
     f = x**2 + 0.5 * random.normal(size=60)
     stack = np.empty(60, np.int64)
-    size = kernels.lower_hull(x, f, 60, stack)
+    size = search_kernels.lower_hull(x, f, 60, stack)
     hull = ConvexHull(np.stack([x, f], axis=-1))
     below = hull.equations[:, 1] < 0  # facets whose outward normal points down
     assert set(stack[:size].tolist()) == set(hull.simplices[below].ravel().tolist())
@@ -320,11 +321,11 @@ def test_panel_error_is_of_the_right_size(shape):
     assert kernels.panel_error(f(x)[:, None], 2.0, legendre(12), np.array([0.0])) == 0
 
 
-def test_box_radius_holds_the_prox():
+def test_search_radius_holds_the_prox():
     random = np.random.default_rng(5)
     state = kernels.SliceState(MODEL.rho / 2, V, 0.3, 0.2, 0.2, 0.1, 0.5, 0.2)
     cut, y = 5.0, np.array([0.4, -0.3])
-    radius = kernels.box_radius(state, (y[0], y[1]), cut, 2 * MODEL.sigma * math.sqrt(V), 8)
+    (radius,) = kernels.search_radii(y[None], state, cut, _candidates())
     room = math.sqrt(cut**2 - (y @ y) / MODEL.rho)
     target = reference.target(y, 0.3, MODEL.target.A)
     mean = state.tilt * y + state.m * np.array([1, -1])
@@ -340,27 +341,27 @@ def test_box_radius_holds_the_prox():
 TINY = """
 import math
 import numpy as np
-from gamp_theory.channel import plane_kernels, slices_kernels as kernels
-from gamp_theory.channel.slices import _legendre, _table
+from gamp_theory.channel import jumps_kernels, plane_kernels, slices_kernels as kernels
+from gamp_theory.channel.slices import _candidates, _legendre, _search_grid
 from gamp_theory.numerics.quadrature import gauss_legendre, trapezoid_normal
 
 state = kernels.SliceState(0.125, 18.0, 0.3, 0.2, 0.2, 0.1, 0.4, 0.15)
 zeta, panel, cell = trapezoid_normal(1.0, 3.0), gauss_legendre(4, 0, 1), gauss_legendre(3, 0, 1)
 grid = kernels.SliceGrid(zeta.nodes, zeta.weights, panel.nodes, panel.weights, 4.5, _legendre(4),
-                         cell.nodes, cell.weights, 4.0, 1.2)
+                         cell.nodes, cell.weights, 4.0, 3.0, 1e-3)
 y = np.array([[0.5, -0.2], [0.9, -0.6]])
-radius = np.array([kernels.box_radius(state, (a, b), 3.0, 4.0, 3) for a, b in y])
-table = _table(41, 0.15)
+radius = kernels.search_radii(y, state, 4.0, _candidates())
+search = _search_grid(3.0, 0.2)
 tolerance = np.full((2, len(kernels.OUTPUTS)), 1e-2)
-averages, ends, panels = kernels.refined_averages(y, radius, tolerance, state, grid, table)
-frozen = kernels.frozen_averages(y, radius, ends, panels, state, grid, table)
+averages, ends, panels = kernels.refined_averages(y, radius, tolerance, state, grid, search)
+frozen = kernels.frozen_averages(y, radius, ends, panels, state, grid, search)
 t, k = (0.35, 0.25), 2.3
 e1, e2, strength = plane_kernels.unstable_direction(*t)
 p1, p2, ok = plane_kernels.origin_well(*t, e1, e2, k)
 rows = np.empty((6, 12))
 marched = plane_kernels.march(t, (e1, e2, p1, p2, 0.5, True), np.linspace(0.1, 1.2, 6), k, rows)
 exponential = [plane_kernels.exp_clamped(x) for x in (-70.0, -3.3, 0.0)]
-jump = kernels.bitangent(-0.5, 0.0, 0.5, 0.0, 0.05, t, k)
+jump = jumps_kernels.bitangent(-0.5, 0.0, 0.5, 0.0, 0.05, t, k)
 result = np.concatenate([radius, panels, averages.ravel(), frozen.ravel(), rows.ravel(),
                          [e1, e2, strength, p1, p2, float(ok), marched], exponential,
                          [float(x) for x in jump]])

@@ -25,9 +25,10 @@ def one_draw(overlaps, r, phi, tolerance=1e-3):
     y = teacher_fields(MODEL, np.array([r]), np.array([phi]))
     allowed = np.array([[0, 0, tolerance, 0.1 * tolerance, 0]])
     radius = problem.search_radius(np.array([r]), phi)
-    table = module._table(problem.points, problem.step)
     grid = problem.grid._replace(cut=7.0)
-    sums, _ = module.kernels.contraction_sums(y, radius, allowed, problem.state, grid, table)
+    sums, _ = module.kernels.contraction_sums(
+        y, radius, allowed, problem.state, grid, problem.search
+    )
     return y[0], dict(zip(module.kernels.OUTPUTS, sums[0], strict=True))
 
 

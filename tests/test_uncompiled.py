@@ -71,9 +71,8 @@ model = AttentionModel.mixture()
 problem = c._Problem.make(model, Overlaps(0.08, 0.0, 18.0, 0.11), 1e-2)
 y = c.teacher_fields(model, np.array([1.6]), np.array([0.2]))
 allowed = np.array([[0, 0, 3e-2, 3e-3, 0]])
-table = c._table(61, 0.2)
 sums, panels = k.contraction_sums(
-    y, np.array([1.5]), allowed, problem.state, problem.grid, table
+    y, np.array([1.5]), allowed, problem.state, problem.grid, c._search_grid(4.0, 0.2)
 )
 line = k.Line((0.45, 0.25), 0.05, 3.1, 25.0, 0.3, 0.2, 1.0, 1.0, -1.0, 1.0, 1.5)
 wells = [(side * 0.5, 0.0, 0.0, 0.0, 1.0) for side in (-1, 1)]

@@ -17,8 +17,9 @@ from gamp_theory.channel import contraction_kernels as kernels
 from gamp_theory.channel.outer import symmetry, teacher_fields
 from gamp_theory.channel.plane import scalars
 from gamp_theory.channel.plane_kernels import unstable_brackets, unstable_ends
-from gamp_theory.channel.slices import _legendre, _state, _table
-from gamp_theory.channel.slices_kernels import SliceState, box_radius, panel_error
+from gamp_theory.channel.search_kernels import SearchGrid
+from gamp_theory.channel.slices import _candidates, _legendre, _search_grid, _state
+from gamp_theory.channel.slices_kernels import SliceState, panel_error, search_radii
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.quadrature import gauss_legendre
 from gamp_theory.overlaps import Overlaps
@@ -39,7 +40,6 @@ ANGLES = 6  # on the quarter circle, at tol = 1e-3
 SEARCH_STEP = 0.2
 SCAN = 64  # cells in which onsets are bracketed
 RADIUS_MESH = (9, 5)  # radii and angles at which the search radius is bounded
-BOX = 6
 COARSER = 5.0  # tolerance of the companion rule, relative
 #: Below this size an average need not be known to a relative error.
 LEAST = np.array([0.0, 0.01, 0.01, 1e-3, 0.0])
@@ -124,8 +124,7 @@ class _Problem:
     state: SliceState
     fold: int
     grid: kernels.ContractionGrid
-    points: int
-    step: float
+    search: SearchGrid
     radii: NDArray[np.float64]
     legendre: NDArray[np.float64]
 
@@ -150,20 +149,16 @@ class _Problem:
         r = np.linspace(0, cut, RADIUS_MESH[0])
         phi = np.linspace(0, 2 * np.pi / fold, RADIUS_MESH[1] * 4 // fold)
         mesh = teacher_fields(model, r[:, None], phi[None, :])
-        half_width = 2 * model.sigma * np.sqrt(overlaps.V)
-        radii = np.array(
-            [[box_radius(state, (y[0], y[1]), cut, half_width, BOX) for y in row] for row in mesh]
-        )
-        centre = 2 * (cut * model.sigma * abs(state.tilt) + abs(state.m))
-        n = int(np.ceil((radii.max() + centre + cut * state.s) / SEARCH_STEP)) + 4
+        radii = search_radii(mesh.reshape(-1, 2), state, cut, _candidates()).reshape(mesh.shape[:2])
+        centre = np.sqrt(2) * (cut * model.sigma * abs(state.tilt) + abs(state.m))
+        reach = float(radii.max() + centre + cut * state.s) + 2 * SEARCH_STEP
         return cls(
             model,
             overlaps,
             state,
             fold,
             grid,
-            2 * n + 1,
-            SEARCH_STEP,
+            _search_grid(reach, SEARCH_STEP),
             radii,
             _legendre(NODES),
         )
@@ -175,7 +170,7 @@ class _Problem:
         i = np.minimum(x.astype(int), n_r - 2)
         j = min(int(phi * self.fold / (2 * np.pi) * (n_phi - 1)), n_phi - 2)
         corners = [self.radii[i + p, j + q] for p in (0, 1) for q in (0, 1)]
-        return np.max(corners, axis=0) + 2 * self.step
+        return np.max(corners, axis=0) + 2 * SEARCH_STEP
 
 
 def _integrate(
@@ -215,7 +210,7 @@ def _integrate(
             B_SHARE * allowed * room.reshape(-1, 1),
             problem.state,
             problem.grid,
-            _table(problem.points, problem.step),
+            problem.search,
         )
         samples = sums.reshape(*r.shape, -1) * density[..., None]
         bisected = []

@@ -20,21 +20,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gamp_theory.channel.slices_kernels import (
-    Draw,
-    Work,
-    bitangent,
+from gamp_theory.channel.jumps_kernels import bitangent, locate, small_bitangent
+from gamp_theory.channel.search_kernels import (
+    Reach,
     energy,
-    locate,
+    find_hull,
+    find_rows,
     lower_hull,
-    panel_error,
-    search_rows,
-    search_slice,
+    memory,
     settle,
-    small_bitangent,
-    tanh,
-    vertices_in_window,
 )
+from gamp_theory.channel.slices_kernels import Draw, panel_error, place
 from gamp_theory.numerics.jit import kernel
 
 __all__ = ["OUTPUTS", "ContractionGrid", "contraction_sums"]
@@ -53,6 +49,7 @@ SMALLEST_HOLE = 1e-5  # half its length
 FINER = 16
 SMALL_JUMP = 0.015  # length at which its square is linear in b to a few digits
 LOCATIONS = 24
+EDGE = 1e-6  # how well the edge of the window is found, relative to the piece that it cuts
 
 
 class ContractionGrid(NamedTuple):
@@ -218,9 +215,9 @@ def add_piece(left, right, line, grid, store):
     if left[2] >= right[2]:
         return False, left, right
     if left[2] < line.low:
-        left = locate(line.low, left, right, b, t, k)
+        left = locate(line.low, left, right, b, t, k, EDGE * (right[2] - left[2]))
     if right[2] > line.high:
-        right = locate(line.high, left, right, b, t, k)
+        right = locate(line.high, left, right, b, t, k, EDGE * (right[2] - left[2]))
     if not (left[4] > 0 and right[4] > 0):
         return False, whole[0], whole[1]
     sums = store.piece
@@ -328,9 +325,32 @@ def add_edge(left, right, line, grid, store, jumps, count):
 
 
 @kernel
-def add_slice(b, draw, state, grid, axis, memory, jumps):
-    """Integrate one slice into ``store.slice``; returns the number of jumps."""
-    work, store = memory
+def vertices_in_window(low, high, size, hull):
+    """First and last vertex of the hull over the rows that a window of a needs.
+
+    Edges whose slopes lie in the window, and two more on either side: a vertex of the search grid
+    may lie beyond the bitangent of a jump, so that a there is not between the slopes of its edges.
+    """
+    edge = hull.edge
+    first = size - 1
+    last = 0
+    for p in range(size - 1):
+        rise = hull.B[edge[p + 1]] - hull.B[edge[p]]
+        run = hull.U[edge[p + 1]] - hull.U[edge[p]]
+        if rise > low * run:
+            first = min(first, p)
+        if rise < high * run:
+            last = p + 1
+    return max(first - 2, 0), min(last + 2, size - 1)
+
+
+@kernel
+def add_slice(b, draw, state, grid, searched, store, jumps):
+    """Integrate one slice into ``store.slice``; returns the number of jumps.
+
+    `searched` is the search grid with the memory of its hulls and the number of its rows.
+    """
+    search, hull, rows = searched
     store.slice[:] = 0.0
     k = state.c * state.V
     x = (b - draw.b) / state.s
@@ -361,15 +381,14 @@ def add_slice(b, draw, state, grid, axis, memory, jumps):
         high,
         grid.a_panel * state.s,
     )
-    size = search_slice(b, draw, axis, work)
-    edge = work.edge
-    p, last = vertices_in_window(low, high, size, draw, axis, work)
+    size = find_hull(b, rows, search, hull)
+    p, last = vertices_in_window(low, high, size, hull)
     have = False
     previous = (0.0, 0.0, 0.0, 0.0, 0.0)
     count = 0
     while p <= last:
-        U = axis[draw.first + edge[p]]
-        W, _, a, dW, bend, ok = settle(U, work.where[edge[p]], b, draw.t, k)
+        U = hull.U[hull.edge[p]]
+        W, _, a, dW, bend, ok = settle(U, hull.W[hull.edge[p]], b, draw.t, k)
         if ok and bend > 0:
             point = (U, W, a, dW, bend)
             if have:
@@ -401,13 +420,12 @@ def odd_one(many, n_many, few, n_few):
 
 
 @kernel
-def find_end(i, draw, state, grid, axis, memory, tolerance):
+def find_end(i, draw, state, grid, searched, store, tolerance):
     """Where, between nodes i and i + 1 of the panel, a jump ends, or two of them merge.
 
     At a cusp the squared length of the jump vanishes linearly: extrapolate it, from the side
     where the jump is.  Where that fails (jumps merge at triple points) bisect their number.
     """
-    store = memory[1]
     counts = store.counts
     n = grid.b_gauss.size
     m = i if counts[i] > counts[i + 1] else i + 1
@@ -439,7 +457,7 @@ def find_end(i, draw, state, grid, axis, memory, tolerance):
         # stay on the side of the jump, where there is something to extrapolate
         share = min(0.93 * share, 0.95) if 0 < share < 1 and turn % 4 < 3 else 0.5
         b = b_many + share * (b_few - b_many)
-        count = add_slice(b, draw, state, grid, axis, memory, trial)
+        count = add_slice(b, draw, state, grid, searched, store, trial)
         if count > n_few:
             last_b, last_square = b_many, square
             if count != n_many:
@@ -455,22 +473,20 @@ def find_end(i, draw, state, grid, axis, memory, tolerance):
 
 
 @kernel
-def sample_panel(lo, hi, draw, state, grid, axis, memory):
+def sample_panel(lo, hi, draw, state, grid, searched, store):
     """The slices of one panel in b, into ``store.samples``; their nodes crowd at both ends."""
-    store = memory[1]
     for i in range(grid.b_gauss.size):
         x = grid.b_gauss[i]
         store.b[i] = lo + (hi - lo) * x * x * (3 - 2 * x)
         jacobian = (hi - lo) * 6 * x * (1 - x)
-        store.counts[i] = add_slice(store.b[i], draw, state, grid, axis, memory, store.jumps[i])
+        store.counts[i] = add_slice(store.b[i], draw, state, grid, searched, store, store.jumps[i])
         for o in range(N_OUT):
             store.samples[i, o] = jacobian * store.slice[o]
 
 
 @kernel
-def add_draw(draw, state, grid, axis, memory, tolerance, out):
+def add_draw(draw, state, grid, searched, store, tolerance, out):
     """Integrate one teacher draw over w, into `out`; returns the number of panels in b."""
-    store = memory[1]
     n = grid.b_gauss.size
     reach = math.sqrt(draw.room) * state.s
     start = max(0.0, draw.b - reach)
@@ -484,14 +500,14 @@ def add_draw(draw, state, grid, axis, memory, tolerance, out):
     while waiting > 0:
         waiting -= 1
         lo, hi = store.todo[waiting]
-        sample_panel(lo, hi, draw, state, grid, axis, memory)
+        sample_panel(lo, hi, draw, state, grid, searched, store)
         samples = store.samples
         error = panel_error(samples, 1.0, grid.legendre, tolerance)
         if error > 1 and done + waiting + 2 < MOST_PANELS and hi - lo > 1e-4 * state.s:
             middle = 0.5 * (lo + hi)
             for i in range(n - 1):
                 if store.counts[i] != store.counts[i + 1]:
-                    middle = find_end(i, draw, state, grid, axis, memory, 0.1 * tolerance[2])
+                    middle = find_end(i, draw, state, grid, searched, store, 0.1 * tolerance[2])
                     break
             store.todo[waiting, 0] = middle
             store.todo[waiting, 1] = hi
@@ -507,35 +523,15 @@ def add_draw(draw, state, grid, axis, memory, tolerance, out):
 
 
 @kernel
-def place(y, radius, state, grid, axis):
-    """The teacher draw with b >= 0, and the part of the search grid that it and its image need."""
-    z1 = tanh(0.5 * y[0] * (y[0] - y[1]))
-    z2 = tanh(0.5 * y[1] * (y[1] - y[0]))
-    t = (
-        (1 - state.omega) * z1 + state.omega * state.a1,
-        (1 - state.omega) * z2 + state.omega * state.a2,
-        state.a1 - z1,
-        state.a2 - z2,
-    )
-    a = (state.tilt * (y[0] - y[1]) + 2 * state.m) * math.sqrt(0.5)
-    b = state.tilt * (y[0] + y[1]) * math.sqrt(0.5)
-    if b < 0:
-        a, b = -a, -b
-    room = grid.cut**2 - 0.5 * (y[0] * y[0] + y[1] * y[1]) / state.c
-    window = math.sqrt(max(room, 0.0)) * state.s
-    reach = window + radius
-    step = axis[1] - axis[0]
-    origin = axis[0]
-    first = max(0, int(math.floor((-abs(a) - reach - origin) / step)) - 1)
-    last = min(axis.size - 1, int(math.ceil((abs(a) + reach - origin) / step)) + 1)
-    bottom = max(0.0, b - window) - radius
-    low = max(0, int(math.floor((bottom - origin) / step)) - 1)
-    high = min(axis.size - 1, int(math.ceil((b + reach - origin) / step)) + 1)
-    return Draw(t, y, a, b, room, first, last, low, high)
+def upright(draw):
+    """The draw or its image under ``h -> -h``, whichever has its mean at ``b >= 0``."""
+    if draw.b >= 0:
+        return draw
+    return Draw(draw.t, draw.y, -draw.a, -draw.b, draw.room)
 
 
 @kernel
-def contraction_sums(y_nodes, radii, tolerance, state, grid, table):
+def contraction_sums(y_nodes, radii, tolerance, state, grid, search):
     """Average over w for each teacher draw.
 
     Parameters
@@ -548,8 +544,7 @@ def contraction_sums(y_nodes, radii, tolerance, state, grid, table):
         Absolute error allowed for a panel in b of each draw; 0 for what does not matter.
     state : SliceState
     grid : ContractionGrid
-    table : tuple of arrays
-        Axis of the search grid and the contrasts ``s1, s2`` on it, U by rows and W by columns.
+    search : SearchGrid
 
     Returns
     -------
@@ -558,26 +553,8 @@ def contraction_sums(y_nodes, radii, tolerance, state, grid, table):
     panels : int
         Panels in b, all in all.
     """
-    axis = table[0]
-    size = axis.size
     n = grid.b_gauss.size
-    none = np.empty(0)
-    work = Work(
-        np.empty((size, size)),
-        np.empty((size, size), np.int64),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size, np.int64),
-        np.empty((0, 2)),
-        none,
-        np.empty((0, N_OUT)),
-        none,
-        none,
-        none,
-        none,
-    )
+    hull = memory(search)
     store = Store(
         np.empty((MOST_CELLS, 10)),
         np.empty((FINER + 1, 5)),
@@ -595,8 +572,10 @@ def contraction_sums(y_nodes, radii, tolerance, state, grid, table):
     out = np.zeros((radii.size, N_OUT))
     panels = 0
     for i in range(radii.size):
-        draw = place((y_nodes[i, 0], y_nodes[i, 1]), radii[i], state, grid, axis)
+        draw = upright(place((y_nodes[i, 0], y_nodes[i, 1]), state, grid.cut))
         if draw.room > 0:
-            search_rows(draw, state, table, work)
-            panels += add_draw(draw, state, grid, axis, (work, store), tolerance[i], out[i])
+            reach = Reach(draw.a, draw.b, math.sqrt(draw.room) * state.s, radii[i])
+            rows = find_rows(draw.t, state.c * state.V, reach, search, hull)
+            searched = (search, hull, rows)
+            panels += add_draw(draw, state, grid, searched, store, tolerance[i], out[i])
     return out, panels

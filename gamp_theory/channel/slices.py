@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.outer import onsets, symmetry, teacher_fields
+from gamp_theory.channel.search_kernels import SearchGrid
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.quadrature import gauss_legendre, trapezoid_normal
@@ -30,12 +34,19 @@ NODES = 12  # Gauss-Legendre nodes of a panel, radial or in b
 R_PANEL = 3.5  # widest panels, in standard deviations
 B_PANEL = 4.5
 B_STEP = 0.5
-CELL = 1.2
+CELL = 3.0  # widest panels in a, and their nodes
+CELL_NODES = 8
+CELL_SHARE = 0.01  # of the tolerance, that the probability mass of such a panel may be off by
 R_BISECTIONS = 6
-ANGLES = 8  # on the quarter circle, at tol = 1e-6 and sigma <= 1/2
+FEWEST_ANGLES = 32  # on the circle; doubled until the averages no longer change
+DOUBLINGS = 4
+ANGLE_SHARE = 2.0  # how far they may, in units of what is spent: the last angles do better
+SPENT = 4.0  # panels do better than their estimates: what they may add up to, in units of tol
+THREADS = min(4, os.cpu_count() or 1)
 WIDEST_SMEAR = 0.25  # of an onset, in radius, that radial panels have to know of
-SEARCH_STEP = 0.16  # of the search grid, at tol = 1e-5
-BOX = 8  # candidates of that bound, per half-axis
+SEARCH_STEP = 0.16  # of the search grid
+STRAIGHT = 4.0  # |U| from which on its rows are closer
+SEARCH_MARGIN = 0.3  # of the search radius, for states near that of the rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +66,9 @@ class SliceRule:
     panels : array of int, shape (n,)
         How many there are; 0 where the trapezoid rule over b will do.
     grid : slices_kernels.SliceGrid
-        Nodes of a panel and of a cell, cut.
-    points : int
-        Of the search grid, along each axis; odd.
-    step : float
-        Its spacing.
+        Nodes of a panel in b and in U, cut.
+    search : search_kernels.SearchGrid
+        The search grid.
     """
 
     y: NDArray[np.float64]
@@ -68,8 +77,7 @@ class SliceRule:
     ends: NDArray[np.float64]
     panels: NDArray[np.int64]
     grid: kernels.SliceGrid
-    points: int
-    step: float
+    search: SearchGrid
 
     @property
     def slices(self) -> int:
@@ -129,14 +137,12 @@ def slice_averages(
 ) -> tuple[ChannelAverages, SliceReport]:
     """Averages by the given rule, at overlaps near those that it was made for."""
     state = _state(model, overlaps)
-    draws = kernels.frozen_averages(
+    (draws,) = _spread(
+        lambda *nodes: (kernels.frozen_averages(*nodes, state, rule.grid, rule.search),),
         rule.y,
         rule.radius,
         rule.ends,
         rule.panels,
-        state,
-        rule.grid,
-        _table(rule.points, rule.step),
     )
     mass, gg, g_m, g_y, score, loss, loss_omega, slope, contraction, jump, unresolved = (
         rule.weight @ draws
@@ -176,13 +182,22 @@ def slice_rule(
         to be used off the subspaces m = 0 and theta = 0.
     """
     problem = _Problem.make(model, overlaps, tol, even)
-    points = 4 * max(1, round(ANGLES * max(1.0, model.sigma / 0.5) * (tol / 1e-6) ** -0.05))
-    points //= problem.fold
-    fractions = np.arange(points + 1) / points
-    some = np.linspace(0, 1, 5)
-    crude = _assemble(problem, some, _refine(problem, some, np.zeros(kernels.N_OUT)))
-    scales = _scales(crude.totals, problem.state)
-    return _assemble(problem, fractions, _refine(problem, fractions, tol * scales)).rule
+    points = max(2, FEWEST_ANGLES // problem.fold)
+    some = np.linspace(0, 1, points + 1)
+    crude = _assemble(problem, _refine(problem, some, np.zeros(kernels.N_OUT)))
+    tolerance = SPENT * tol * _scales(crude.totals, problem.state)
+    rays = _refine(problem, some, tolerance)
+    last = _assemble(problem, rays)
+    for _ in range(DOUBLINGS):
+        # between any two angles one more: the trapezoid rule that exists is half of the next
+        between = (np.arange(len(rays) - 1) + 0.5) / (len(rays) - 1)
+        new = _refine(problem, between, tolerance)
+        rays = [ray for pair in zip(rays, [*new, None], strict=True) for ray in pair if ray]
+        finer = _assemble(problem, rays)
+        if np.all(abs(finer.totals - last.totals) <= ANGLE_SHARE * tolerance + (tolerance == 0)):
+            return finer.rule
+        last = finer
+    return last.rule
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +209,7 @@ class _Problem:
     state: kernels.SliceState
     fold: int
     grid: kernels.SliceGrid
-    points: int
-    step: float
+    search: SearchGrid
     legendre: NDArray[np.float64]
 
     @classmethod
@@ -205,7 +219,7 @@ class _Problem:
         # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
         cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 6))
         panel = gauss_legendre(NODES, 0.0, 1.0)
-        cell = gauss_legendre(4 if tol > 3e-7 else 5, 0.0, 1.0)
+        cell = gauss_legendre(CELL_NODES, 0.0, 1.0)
         slices = trapezoid_normal(B_STEP * (tol / 1e-6) ** 0.05, cut)
         grid = kernels.SliceGrid(
             slices.nodes,
@@ -218,25 +232,24 @@ class _Problem:
             cell.weights,
             cut,
             CELL,
+            CELL_SHARE * tol,
         )
-        step = SEARCH_STEP * (tol / 1e-5) ** 0.07
-        ring = [
-            teacher_fields(model, np.array(r), np.array(phi))
-            for r in np.linspace(0, cut, 5)
-            for phi in np.linspace(0, 2 * np.pi / fold, 9)
-        ]
-        reach = 2 * model.sigma * np.sqrt(overlaps.V)
-        radius = max(kernels.box_radius(state, (y[0], y[1]), cut, reach, BOX) for y in ring)
-        centre = 2 * (cut * model.sigma * abs(state.tilt) + abs(state.m))
-        n = int(np.ceil((radius + centre + cut * state.s) / step)) + 4
+        ring = np.concatenate(
+            [
+                teacher_fields(model, np.linspace(0, cut, 7), np.full(7, phi))
+                for phi in np.linspace(0, 2 * np.pi / fold, 9)
+            ]
+        )
+        radius = kernels.search_radii(ring, state, cut, _candidates()).max() + SEARCH_MARGIN
+        centre = np.sqrt(2) * (cut * model.sigma * abs(state.tilt) + abs(state.m))
+        reach = float(radius + centre + cut * state.s)
         return cls(
             model,
             overlaps.V,
             state,
             fold,
             grid,
-            2 * n + 1,
-            float(step),
+            _search_grid(reach, SEARCH_STEP),
             _legendre(NODES),
         )
 
@@ -278,7 +291,6 @@ def _refine(
             edges = np.linspace(lo, hi, count + 1)
             todo += [(ray, phi, a, b) for a, b in itertools.pairwise(edges)]
     parts: list[list[_Ray]] = [[] for _ in fractions]
-    table = _table(problem.points, problem.step)
     for generation in range(R_BISECTIONS + 1):
         panels = [(ray, phi, gauss_legendre(NODES, lo, hi)) for ray, phi, lo, hi in todo]
         r = np.concatenate([rule.nodes for _, _, rule in panels])
@@ -288,13 +300,13 @@ def _refine(
         radius = _radii(problem, y)
         # every draw may err by its share: the weights sum to one
         share = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
-        averages, ends, count = kernels.refined_averages(
+        averages, ends, count = _spread(
+            lambda *nodes: kernels.refined_averages(
+                *nodes, problem.state, problem.grid, problem.search
+            ),
             y,
             radius,
             0.3 * tolerance * share,
-            problem.state,
-            problem.grid,
-            table,
         )
         bisected = []
         for p, (ray, phi, lo, hi) in enumerate(todo):
@@ -321,6 +333,31 @@ def _refine(
     return [_join(ray) for ray in parts]
 
 
+def _spread(kernel: Callable[..., tuple[NDArray, ...]], *nodes: NDArray) -> tuple[NDArray, ...]:
+    """Call a kernel of teacher draws in threads, each with every n-th draw, and sort the answers.
+
+    Draws do not know of each other: the answer does not depend on the number of threads.
+    """
+    count = len(nodes[0])
+    workers = min(THREADS, count)
+    if workers < 2:
+        return kernel(*nodes)
+    parts = [[np.ascontiguousarray(x[i::workers]) for x in nodes] for i in range(workers)]
+    answers = list(_pool().map(lambda part: kernel(*part), parts))
+    merged = []
+    for pieces in zip(*answers, strict=True):
+        whole = np.empty((count, *pieces[0].shape[1:]), pieces[0].dtype)
+        for i, piece in enumerate(pieces):
+            whole[i::workers] = piece
+        merged.append(whole)
+    return tuple(merged)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="slices")
+
+
 def _join(parts: list[_Ray]) -> _Ray:
     """One ray out of its panels."""
     return _Ray(
@@ -333,8 +370,8 @@ def _join(parts: list[_Ray]) -> _Ray:
     )
 
 
-def _assemble(problem: _Problem, fractions: NDArray[np.float64], rays: list[_Ray]) -> _Assembled:
-    """The trapezoid rule over the angles: by symmetry its two ends count half."""
+def _assemble(problem: _Problem, rays: list[_Ray]) -> _Assembled:
+    """The trapezoid rule over equidistant angles: by symmetry its two ends count half."""
     angular = np.full(len(rays), 1 / (len(rays) - 1))
     angular[[0, -1]] /= 2
     weight = np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)])
@@ -346,8 +383,7 @@ def _assemble(problem: _Problem, fractions: NDArray[np.float64], rays: list[_Ray
         whole.ends[:, : whole.panels.max() + 1],
         whole.panels,
         problem.grid,
-        problem.points,
-        problem.step,
+        problem.search,
     )
     return _Assembled(rule, angular @ np.array([ray.integral for ray in rays]))
 
@@ -366,22 +402,35 @@ def _graded(onsets_: list[float], s: float, cut: float) -> list[float]:
 
 
 def _radii(problem: _Problem, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Search radius of each draw: the bound of `slices_kernels.box_radius` and a margin."""
-    reach = 2 * problem.model.sigma * np.sqrt(problem.V)
-    step = problem.step
-    cut = problem.grid.cut
-    return np.array(
-        [kernels.box_radius(problem.state, (a, b), cut, reach, BOX) + 2 * step for a, b in y]
-    )
+    """Search radius of each draw: the bound of `search_kernels.search_radius` and a margin."""
+    radii = kernels.search_radii(y, problem.state, problem.grid.cut, problem.search.candidates)
+    return radii + SEARCH_MARGIN
 
 
-@functools.lru_cache(maxsize=4)
-def _table(points: int, step: float) -> tuple[NDArray[np.float64], ...]:
-    """The search grid: its axis and the student contrasts on it, U by rows and W by columns."""
-    axis = np.linspace(-(points // 2), points // 2, points) * step
-    U, W = np.meshgrid(axis, axis, indexing="ij")
+@functools.cache
+def _candidates() -> NDArray[np.float64]:
+    """Points (U, W) with their contrasts, each standing for (-U, -W) too, that bound the prox."""
+    U, W = np.meshgrid(np.arange(0, 11) * 0.5, np.arange(-10, 11) * 0.5, indexing="ij")
+    return np.stack([U, W, *_student(U, W)], axis=-1).reshape(-1, 4)
+
+
+def _search_grid(reach: float, step: float) -> SearchGrid:
+    """Rows up to ``U = reach``; at large U rows and their nodes are closer to each other."""
+    rows = [0.0]
+    while rows[-1] < reach:
+        rows.append(rows[-1] + step * min(1.0, STRAIGHT / max(rows[-1], 1e-9)))
+    U = np.array(rows)
+    spacing = step * np.minimum(1.5, STRAIGHT / np.maximum(U, 1e-9))
+    half = int(np.ceil(reach / spacing.min())) + 1
+    W = spacing[:, None] * np.arange(-half, half + 1)
+    return SearchGrid(U, spacing, _student(U[:, None], W)[0], _candidates())
+
+
+def _student(U: NDArray[np.float64], W: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
+    """The student contrasts ``tanh((U**2 +- U W)/2)``."""
+    U, W = np.broadcast_arrays(U, W)
     s = softmax_contrasts(np.stack([W + U, W - U], axis=-1) * np.sqrt(0.5))
-    return axis, np.ascontiguousarray(s[..., 0]), np.ascontiguousarray(s[..., 1])
+    return np.ascontiguousarray(s[..., 0]), np.ascontiguousarray(s[..., 1])
 
 
 def _legendre(n: int) -> NDArray[np.float64]:

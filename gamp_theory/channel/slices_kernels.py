@@ -1,15 +1,17 @@
 """Kernels of the slice rule: the prox followed along straight lines in the field plane.
 
-Orthonormal coordinates ``U = (h1 - h2)/sqrt(2)``, ``W = (h1 + h2)/sqrt(2)`` make the contrasts
-``s_k = tanh((U**2 +- U W)/2)``.  The cavity field has the coordinates ``(a, b)`` along the same
-axes.  At fixed target contrasts t and fixed b, the prox is the minimiser over U of
+In the coordinates of :mod:`gamp_theory.channel.search_kernels`, at fixed target contrasts t and
+fixed b, the prox is the minimiser over U of
 
-    B(U) - a U,      B(U) = min_W [ A(U, W) - b W ],      A = (U**2 + W**2)/2 + V loss,
+    B(U) - a U,      B(U) = min_W [ A(U, W) - b W ],
 
 so along a slice the jumps of the prox are the edges of the convex hull of one function of one
 variable, and U itself is the integration variable on the hull: ``a = B'(U)``, ``da = B'' dU``.
 Nothing is inverted, and near a cusp, where the prox is steep in a, everything is smooth in U
 (docs/numerics.md, "Slices").
+
+Every panel in U has an integral that is known exactly, that of the density of a: panels are halved
+until it comes out, and what is missing of it in a slice is reported as unresolved.
 """
 
 from __future__ import annotations
@@ -19,19 +21,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gamp_theory.channel.jumps_kernels import jump_between, locate, third_well
+from gamp_theory.channel.search_kernels import (
+    Hull,
+    Reach,
+    energy,
+    find_hull,
+    find_rows,
+    lower_hull,
+    memory,
+    search_radius,
+    settle,
+    tanh,
+)
 from gamp_theory.numerics.jit import kernel
 
 __all__ = [
     "OUTPUTS",
     "SliceGrid",
     "SliceState",
-    "box_radius",
     "frozen_averages",
-    "refined_averages",
     "panel_error",
+    "refined_averages",
 ]
 
-#: What `slice_averages` accumulates, in order.
+#: What is accumulated, in order.
 OUTPUTS = (
     "mass",
     "gg",
@@ -46,11 +60,17 @@ OUTPUTS = (
     "unresolved",
 )
 N_OUT = len(OUTPUTS)
+UNRESOLVED = N_OUT - 1
 SQRT_HALF = math.sqrt(0.5)
-NEWTON = 30
-HALVINGS = 8
-SMALLEST_HOLE = 1e-4
-CLOSE = 0.5  # how far beyond the vertices of the hull a small bitangent may touch
+NEWTON = 12
+WIDEST = 1.0  # panel in U
+SHEET = 0.5  # change of W between rows that suggests two sheets
+EDGE = 0.1  # how far beyond its window a slice may go, in panels
+MOST_OPEN = 48  # panels in U at a time
+NARROWEST = 1e-6  # panel in U
+TURNING = 0.2  # panel in U in which the prox may be found to turn back
+FINER = 12  # points on which the hull is taken once more where the prox turns back
+MOST_WELLS = 8  # between two vertices of the hull
 NARROWEST_PANEL = 0.01
 MOST_PANELS = 32
 
@@ -68,43 +88,45 @@ class SliceState(NamedTuple):
     s: float  # sqrt(q - theta**2/rho), the width of w given y
 
 
-class Slice(NamedTuple):
-    """One slice: one teacher draw, one value of b; where its integral is added up."""
-
-    t: tuple  # t1, t2 and dt/d omega = a1 - z1, a2 - z2
-    y: tuple
-    weight: float
-    centre: float  # mean of a
-    low: float  # the window of a that carries weight
-    high: float
-    piece: np.ndarray  # work space
-    out: np.ndarray
-
-
 class Draw(NamedTuple):
-    """One teacher draw: contrasts, window, and the part of the search grid that it needs."""
+    """One teacher draw: contrasts, and the window of w that carries weight."""
 
     t: tuple  # t1, t2 and dt/d omega = a1 - z1, a2 - z2
     y: tuple
     a: float  # mean of w
     b: float
     room: float  # what the cut leaves for a and b, in squared standard deviations
-    first: int  # rows (U) and columns (W) of the search grid
-    last: int
-    low: int
-    high: int
+
+
+class Slice(NamedTuple):
+    """One slice: one teacher draw, one value of b."""
+
+    t: tuple
+    y: tuple
+    b: float
+    k: float  # V c
+    c: float
+    V: float
+    s: float
+    weight: float
+    centre: float  # mean of a
+    other: float  # mean of b
+    low: float  # the window of a that carries weight
+    high: float
+    widest: float  # panel in a
+    tolerance: float  # for the probability mass of a panel
 
 
 class Work(NamedTuple):
     """Memory that is used again for every draw."""
 
-    values: np.ndarray  # A on the search grid, and the hull of each row
-    stack: np.ndarray
-    size: np.ndarray
-    pointer: np.ndarray
-    minimum: np.ndarray  # of each row at one b, and where
-    where: np.ndarray
-    edge: np.ndarray  # the hull over the rows
+    hull: Hull
+    open: np.ndarray  # right ends of the panels in U that are still open
+    fine: np.ndarray  # points of a panel where the prox turns back, and the hull over them
+    fine_U: np.ndarray
+    fine_B: np.ndarray
+    fine_edge: np.ndarray
+    wells: np.ndarray  # between two vertices of the hull
     todo: np.ndarray  # panels in b that are still open
     ends: np.ndarray  # of those that are done
     samples: np.ndarray  # slices of a panel
@@ -115,7 +137,7 @@ class Work(NamedTuple):
 
 
 class SliceGrid(NamedTuple):
-    """The frozen nodes: slices in a panel of b, nodes in a cell, the cut."""
+    """The frozen nodes: slices in a panel of b, nodes in a panel of U, the cut."""
 
     zeta: np.ndarray  # trapezoid slices, b = mean + s*zeta
     zeta_weight: np.ndarray
@@ -123,512 +145,373 @@ class SliceGrid(NamedTuple):
     b_gauss_weight: np.ndarray
     b_panel: float  # widest panel in b, in units of s
     legendre: np.ndarray  # coefficients of degree (row) from the samples of a panel (column)
-    gauss: np.ndarray  # Gauss-Legendre nodes on [0, 1]
+    gauss: np.ndarray  # Gauss-Legendre nodes on [0, 1] of a panel in U
     gauss_weight: np.ndarray
     cut: float  # radius of the ball in (y, a, b), in standard deviations, that is integrated over
     panel: float  # widest panel in a, in units of s
+    tolerance: float  # for the probability mass of a panel in U
 
 
 @kernel
-def tanh(z):
-    """Hyperbolic tangent to an absolute accuracy of 1e-16, three times as fast as libm's."""
-    return 1 - 2 / (math.exp(2 * min(max(z, -20.0), 20.0)) + 1)
+def below(a, line):
+    """Probability that the field of this slice is below a."""
+    return 0.5 * math.erfc((line.centre - a) / (line.s * math.sqrt(2.0)))
 
 
 @kernel
-def energy(U, W, t1, t2, k):
-    """``A(U, W)`` with gradient and Hessian; ``k = V c``.
+def panel_in_U(left, right, line, gauss, gauss_weight, folded, local):
+    """Gauss-Legendre in U over one panel, into `local`.
+
+    Where `folded` is true the prox may turn back inside: then the integral is the signed one.
 
     Returns
     -------
-    A, A_U, A_W, A_UU, A_UW, A_WW, s1, s2
+    int
+        0 if the probability mass comes out to the tolerance, 1 if not, 2 if the prox turns back.
     """
-    s1 = tanh(0.5 * U * (U + W))
-    s2 = tanh(0.5 * U * (U - W))
-    d1 = 1 - s1 * s1
-    d2 = 1 - s2 * s2
-    p1 = U + 0.5 * W  # derivatives of the arguments
-    p2 = U - 0.5 * W
-    e = 0.5 * U
-    r1 = s1 - t1
-    r2 = s2 - t2
-    x1 = r1 * d1  # d(loss)/d(argument)
-    x2 = r2 * d2
-    y1 = d1 * d1 - 2 * s1 * x1  # second derivatives in the argument
-    y2 = d2 * d2 - 2 * s2 * x2
-    return (
-        0.5 * (U * U + W * W) + 0.5 * k * (r1 * r1 + r2 * r2),
-        U + k * (x1 * p1 + x2 * p2),
-        W + k * e * (x1 - x2),
-        1 + k * (y1 * p1 * p1 + x1 + y2 * p2 * p2 + x2),
-        k * (y1 * p1 * e + 0.5 * x1 - y2 * p2 * e - 0.5 * x2),
-        1 + k * e * e * (y1 + y2),
-        s1,
-        s2,
-    )
-
-
-@kernel
-def settle(U, W, b, t, k):
-    """Newton in W at fixed U: a minimum of ``A - b W``.
-
-    Returns
-    -------
-    W, B, a, dW/dU, B'', ok
-    """
-    for _ in range(NEWTON):
-        A, A_U, A_W, A_UU, A_UW, A_WW, _, _ = energy(U, W, t[0], t[1], k)
-        step = -(A_W - b) / A_WW if A_WW > 0 else math.copysign(0.05, b - A_W)
-        if A_WW > 0 and abs(step) < 1e-9 * (1 + abs(W)):
-            # the quadratic step is taken to first order in everything that is returned
-            return (
-                W + step,
-                A - b * W + 0.5 * (A_W - b) * step,
-                A_U + A_UW * step,
-                -A_UW / A_WW,
-                A_UU - A_UW * A_UW / A_WW,
-                True,
-            )
-        W += min(max(step, -0.3), 0.3)
-    return W, 0.0, 0.0, 0.0, 0.0, False
-
-
-@kernel
-def is_minimum(f):
-    """Whether the Hessian in an answer of `energy` is positive definite."""
-    return f[5] > 0 and f[3] * f[5] - f[4] * f[4] > 0
-
-
-@kernel
-def descend(f, U, W, a, b):
-    """Newton step of ``A - a U - b W``, and its energy after that step, to second order."""
-    det = f[3] * f[5] - f[4] * f[4]
-    gU, gW = a - f[1], b - f[2]
-    stepU = (f[5] * gU - f[4] * gW) / det
-    stepW = (f[3] * gW - f[4] * gU) / det
-    return stepU, stepW, f[0] - a * U - b * W - 0.5 * (gU * stepU + gW * stepW)
-
-
-@kernel
-def bitangent(UL, WL, UR, WR, b, t, k):
-    """Common tangent of two wells in one slice: both proxes at the same (a, b) and energy.
-
-    One Newton step of either well at the current a alternates with the Newton step of a on the
-    energy difference, whose derivative is ``U_R - U_L`` exactly.
-
-    Returns
-    -------
-    UL, WL, UR, WR, a, ok
-    """
-    fL = energy(UL, WL, t[0], t[1], k)
-    fR = energy(UR, WR, t[0], t[1], k)
-    if not (is_minimum(fL) and is_minimum(fR)):
-        return UL, WL, UR, WR, 0.0, False
-    a = (fR[0] - b * WR - fL[0] + b * WL) / (UR - UL)
-    for _ in range(NEWTON):
-        stepUL, stepWL, energyL = descend(fL, UL, WL, a, b)
-        stepUR, stepWR, energyR = descend(fR, UR, WR, a, b)
-        largest = max(max(abs(stepUL), abs(stepWL)), max(abs(stepUR), abs(stepWR)))
-        shift = (energyR - energyL) / (UR - UL)
-        if largest < 1e-10 * (1 + abs(UL) + abs(UR)) and abs(shift) < 1e-10 * (1 + abs(a)):
-            return UL, WL, UR, WR, a, True
-        # neither well may move more than the two are apart: they would change places
-        damp = min(1.0, min(0.3, 0.3 * (UR - UL)) / (largest + 1e-300))
-        for _ in range(HALVINGS):
-            nextL = energy(UL + damp * stepUL, WL + damp * stepWL, t[0], t[1], k)
-            nextR = energy(UR + damp * stepUR, WR + damp * stepWR, t[0], t[1], k)
-            if is_minimum(nextL) and is_minimum(nextR):
-                break
-            damp *= 0.5
-        else:
-            return UL, WL, UR, WR, a, False
-        fL, fR = nextL, nextR
-        UL += damp * stepUL
-        WL += damp * stepWL
-        UR += damp * stepUR
-        WR += damp * stepWR
-        if UR - UL < 1e-5:
-            return UL, WL, UR, WR, a, False
-        a += damp * shift
-    return UL, WL, UR, WR, a, False
-
-
-@kernel
-def small_bitangent(left, right, b, t, k):
-    """The bitangent across a small hole: Newton for the middle c and half-length d of the chord.
-
-    The equations, ``[B'(c + d) - B'(c - d)]/2d = 0`` and equality of the slope of the chord with
-    the mean of the two B', turn into derivatives of B at c as d goes to 0, the second and
-    (times ``-d**2/3``) the third: regular where two wells are hard to tell from their barrier.
-    """
-    c = 0.5 * (left[0] + right[0])
-    d = 0.5 * (right[0] - left[0])
-    WL, WR = left[1], right[1]
-    for _ in range(NEWTON):
-        WL, BL, aL, dL, bendL, okL = settle(c - d, WL, b, t, k)
-        WR, BR, aR, dR, bendR, okR = settle(c + d, WR, b, t, k)
-        if not (okL and okR):
-            return left, right, False
-        f = 0.5 * (aR - aL) / d
-        g = 0.5 * (BR - BL) / d - 0.5 * (aR + aL)
-        mean = 0.5 * (bendR + bendL)
-        odd = 0.5 * (bendR - bendL)
-        f_c, f_d = odd / d, (mean - f) / d
-        g_c, g_d = f - mean, -g / d - odd
-        det = f_c * g_d - f_d * g_c
-        if det == 0:
-            return left, right, False
-        step_c = (f_d * g - g_d * f) / det
-        step_d = (g_c * f - f_c * g) / det
-        step_c = min(max(step_c, -d), d)
-        step_d = min(max(step_d, -0.5 * d), d)
-        if abs(step_c) + abs(step_d) < 1e-6 * d:
-            ok = bendL > 0 and bendR > 0
-            return (c - d, WL, aL, dL, bendL), (c + d, WR, aR, dR, bendR), ok
-        c += step_c
-        d += step_d
-        WL += dL * (step_c - step_d)
-        WR += dR * (step_c + step_d)
-        if not SMALLEST_HOLE < d < 10:
-            return left, right, False
-    return left, right, False
-
-
-@kernel
-def locate(target, left, right, b, t, k):
-    """The point of a smooth cell at ``a = target``: safeguarded Newton on B'."""
-    lo, hi = left[0], right[0]
-    slope = (right[0] - left[0]) / (right[2] - left[2])
-    U = left[0] + slope * (target - left[2])
-    W = left[1] + (right[1] - left[1]) * (U - lo) / (hi - lo)
-    point = left
-    for _ in range(NEWTON):
-        W, _, a, dW, curvature, ok = settle(U, W, b, t, k)
-        point = (U, W, a, dW, curvature)
-        if not ok or abs(a - target) < 1e-6 * abs(right[2] - left[2]):
-            break
-        if a < target:
-            lo = U
-        else:
-            hi = U
-        new = U + (target - a) / curvature if curvature > 0 else lo - 1
-        if not lo < new < hi:
-            new = 0.5 * (lo + hi)
-        W += dW * (new - U)
-        U = new
-    return point
-
-
-@kernel
-def cell(left, right, b, slice_, state, grid, fold):
-    """Add the integral over one cell, Gauss-Legendre in U, to ``slice_.out``.
-
-    Returns False if the cell is not smooth: its two ends are not on one sheet, or the prox
-    turns back inside it (allowed where `fold` is true: then the integral is the signed one).
-    """
-    t, y, weight, local = slice_.t, slice_.y, slice_.weight, slice_.piece
-    k = state.c * state.V
+    t, b, k = line.t, line.b, line.k
     length = right[0] - left[0]
-    rise = right[2] - left[2]
-    width = state.s
-    norm = weight / (width * math.sqrt(2 * math.pi))
-    mean1 = state.tilt * y[0] + state.m
-    mean2 = state.tilt * y[1] - state.m
-    mass = 0.0
-    for n in range(grid.gauss.size):
-        x = grid.gauss[n]
-        # cubic Hermite guess of W: fourth-order, so that one Newton step is enough
-        x2 = x * x
-        x3 = x2 * x
-        W = (
-            (2 * x3 - 3 * x2 + 1) * left[1]
-            + (3 * x2 - 2 * x3) * right[1]
-            + length * ((x3 - 2 * x2 + x) * left[3] + (x3 - x2) * right[3])
+    norm = length / (line.s * math.sqrt(2 * math.pi))
+    mass, square, sumU, sumW, score = 0.0, 0.0, 0.0, 0.0, 0.0
+    loss, loss_omega, slope, contraction = 0.0, 0.0, 0.0, 0.0
+    correction = 0.0  # of the cubic that interpolates W, relative to x**2 (1 - x)**2
+    previous = 0.0
+    for n in range(gauss.size):
+        x = gauss[n]
+        z = 1 - x
+        bump = x * x * z * z
+        cubic = z * z * ((1 + 2 * x) * left[1] + length * x * left[3]) + x * x * (
+            (3 - 2 * x) * right[1] - length * z * right[3]
         )
         U = left[0] + x * length
+        W = cubic + (2 * correction - previous if n > 1 else correction) * bump
+        step = 1.0
         for _ in range(NEWTON):
-            A, A_U, A_W, A_UU, A_UW, A_WW, s1, s2 = energy(U, W, t[0], t[1], k)
+            _, A_U, A_W, A_UU, A_UW, A_WW, s1, s2 = energy(U, W, t[0], t[1], k)
             if not A_WW > 0:
-                return False
+                return 1
             step = (b - A_W) / A_WW
-            if abs(step) < 1e-11 * (1 + abs(W)):
+            if abs(step) < 2e-9 * (1 + abs(W)):
                 break
             if abs(step) > 1:
-                return False
+                return 1
             W += step
+        else:
+            return 1
+        previous = correction
+        correction = (W - cubic) / bump
+        W += step
+        a = A_U + A_UW * step
         det = A_UU * A_WW - A_UW * A_UW
-        if not (det > 0 or fold):
-            return False
-        dU = grid.gauss_weight[n] * length
-        jacobian = det / A_WW
-        mass += dU * jacobian
-        shift = (A_U - slice_.centre) / width
-        density = norm * math.exp(-0.5 * shift * shift) * dU * jacobian
-        gU = (U - A_U) / state.V  # (prox - w)/V
-        gW = (W - b) / state.V
-        g1 = (gU + gW) * SQRT_HALF
-        g2 = (gW - gU) * SQRT_HALF
-        w1 = (A_U + b) * SQRT_HALF
-        w2 = (b - A_U) * SQRT_HALF
+        if not (det > 0 or folded):
+            return 2
+        shift = (a - line.centre) / line.s
+        density = norm * gauss_weight[n] * math.exp(-0.5 * shift * shift) * det / A_WW
+        gU = (U - a) / line.V  # (prox - w)/V
+        gW = (W - b) / line.V
         r1 = t[0] - s1
         r2 = t[1] - s2
-        # inverse of the Hessian of A is d(prox)/dw
-        i11 = A_WW / det - 1
-        i22 = A_UU / det - 1
-        i12 = A_UW / det
-        local[0] += density
-        local[1] += density * (gU * gU + gW * gW)
-        local[2] += density * (g1 - g2)
-        local[3] += density * (g1 * y[0] + g2 * y[1])
-        local[4] -= density * (g1 * (w1 - mean1) + g2 * (w2 - mean2))
-        local[5] += density * 0.5 * state.c * (r1 * r1 + r2 * r2)
-        local[6] += density * state.c * (r1 * t[2] + r2 * t[3])
+        mass += density
+        square += density * (gU * gU + gW * gW)
+        sumU += density * gU
+        sumW += density * gW
+        score -= density * (gU * (a - line.centre) + gW * (b - line.other))
+        loss += density * (r1 * r1 + r2 * r2)
+        loss_omega += density * (r1 * t[2] + r2 * t[3])
         if det > 0:
-            local[7] -= density * (i11 + i22) / state.V
-            local[8] += density * (i11 * i11 + 2 * i12 * i12 + i22 * i22)
-    return abs(mass - rise) <= 1e-3 * abs(rise) + 1e-9
+            # the inverse of the Hessian of A is d(prox)/dw
+            i11 = A_WW / det - 1
+            i22 = A_UU / det - 1
+            i12 = A_UW / det
+            slope -= density * (i11 + i22)
+            contraction += density * (i11 * i11 + 2 * i12 * i12 + i22 * i22)
+    local[0], local[1], local[2], local[3], local[4] = mass, square, sumU, sumW, score
+    local[5], local[6], local[7], local[8] = loss, loss_omega, slope, contraction
+    exact = below(right[2], line) - below(left[2], line)
+    return 0 if abs(mass - exact) <= line.tolerance else 1
 
 
 @kernel
-def piece(left, right, b, slice_, state, grid, fold):
-    """Add one piece between two points of a sheet: clip it to the window, cut it to panels.
+def add(local, sign, line, out):
+    """Add the integrals of a panel to those of a slice."""
+    weight = sign * line.weight
+    gU = weight * local[2]
+    gW = weight * local[3]
+    out[0] += weight * local[0]
+    out[1] += weight * local[1]
+    out[2] += math.sqrt(2.0) * gU
+    out[3] += SQRT_HALF * (gU * (line.y[0] - line.y[1]) + gW * (line.y[0] + line.y[1]))
+    out[4] += weight * local[4]
+    out[5] += weight * local[5] * 0.5 * line.c
+    out[6] += weight * local[6] * line.c
+    out[7] += weight * local[7] / line.V
+    out[8] += weight * local[8]
 
-    Returns False, and adds nothing, where `cell` does.
+
+@kernel
+def unpack(row):
+    """A point out of a row of memory."""
+    return (row[0], row[1], row[2], row[3], row[4])
+
+
+@kernel
+def halfway(left, right, b, t, k):
+    """The point in the middle of a panel, and whether it is on a convex sheet."""
+    length = right[0] - left[0]
+    U = left[0] + 0.5 * length
+    W = 0.5 * (left[1] + right[1]) + 0.125 * length * (left[3] - right[3])
+    W, _, a, dW, bend, ok = settle(U, W, b, t, k)
+    return (U, W, a, dW, bend), ok and bend > 0
+
+
+@kernel
+def along(left, right, line, gauss, gauss_weight, folded, work):
+    """Integrate from one point of a sheet to another; panels are halved as they must.
+
+    Stops where the prox turns back, unless `folded`.
+
+    Returns
+    -------
+    left, right, ok
+        If not ok, the panel that is left over: the prox turns back in it.
     """
-    low, high = slice_.low, slice_.high
     sign = 1.0
-    if left[0] > right[0]:  # beyond the bitangent: the same piece, taken back
+    if left[0] > right[0]:  # beyond a bitangent: the same way, taken back
         left, right = right, left
         sign = -1.0
-    if max(left[2], right[2]) <= low or min(left[2], right[2]) >= high:
-        return True
-    if right[0] - left[0] < 1e-14:
-        return True
-    k = state.c * state.V
-    if left[2] < low:
-        left = locate(low, left, right, b, slice_.t, k)
-    if right[2] > high:
-        right = locate(high, left, right, b, slice_.t, k)
-    panels = max(1, int(math.ceil(abs(right[2] - left[2]) / (grid.panel * state.s))))
-    if panels > 1000:
-        return False
-    slice_.piece[:] = 0.0
-    previous = left
-    for n in range(1, panels + 1):
-        following = right
-        if n < panels:
-            target = left[2] + (right[2] - left[2]) * n / panels
-            following = locate(target, previous, right, b, slice_.t, k)
-        if not cell(previous, following, b, slice_, state, grid, fold):
-            return False
-        previous = following
-    for n in range(N_OUT):
-        slice_.out[n] += sign * slice_.piece[n]
-    return True
+    if right[0] - left[0] < 1e-13:
+        return left, right, True
+    rows = work.open
+    rows[0, 0], rows[0, 1], rows[0, 2], rows[0, 3], rows[0, 4] = right
+    waiting = 1
+    while waiting > 0:
+        right = unpack(rows[waiting - 1])
+        length = right[0] - left[0]
+        narrow = length < NARROWEST or waiting == MOST_OPEN
+        verdict = 1
+        if narrow or (length <= WIDEST and abs(right[2] - left[2]) <= line.widest):
+            verdict = panel_in_U(left, right, line, gauss, gauss_weight, folded, work.piece)
+        if verdict == 0 or (narrow and verdict == 1):
+            add(work.piece, sign, line, work.slice)
+            left = right
+            waiting -= 1
+            continue
+        if verdict == 2 and length < TURNING:
+            return left, right, False
+        middle, ok = halfway(left, right, line.b, line.t, line.k)
+        if not (ok or folded):
+            return left, right, False
+        row = rows[waiting]
+        row[0], row[1], row[2], row[3], row[4] = middle
+        waiting += 1
+    return left, right, True
 
 
 @kernel
-def add_jump(jump, slice_, state):
-    """Add one jump to ``J = E int |jump|^2/|jump_U| p(a) p(b) db``: its length on the curve."""
-    UL, WL, UR, WR, a = jump
-    shift = (a - slice_.centre) / state.s
-    density = slice_.weight * math.exp(-0.5 * shift * shift) / (state.s * math.sqrt(2 * math.pi))
-    slice_.out[9] += density * ((UR - UL) ** 2 + (WR - WL) ** 2) / (UR - UL)
+def mend(left, right, line, gauss, gauss_weight, work):
+    """Integrate over a panel in which the prox turns back: a jump that the search grid missed.
 
-
-@kernel
-def between(left, right, b, slice_, state, grid):
-    """Add what lies between two neighbouring vertices of the hull: a smooth piece or a jump."""
-    if piece(left, right, b, slice_, state, grid, False):
-        return
-    t = slice_.t
-    k = state.c * state.V
-    before, after, ok = small_bitangent(left, right, b, t, k)
-    if not ok or not left[0] - CLOSE < before[0] < after[0] < right[0] + CLOSE:
-        UL, WL, UR, WR, _, ok = bitangent(left[0], left[1], right[0], right[1], b, t, k)
+    The hull is taken once more, on points closer to each other.  A hole between two of these is
+    integrated through with its sign, at an error of the fourth power of its size.
+    """
+    t, b, k = line.t, line.b, line.k
+    step = (right[0] - left[0]) / FINER
+    W = left[1]
+    n = 0
+    for i in range(FINER + 1):
+        if i == FINER:
+            W = right[1]
+        row = work.fine[n]
+        U = left[0] + i * step
+        W, B, a, dW, bend, ok = settle(U, W, b, t, k)
+        if ok and bend > 0:
+            row[0], row[1], row[2], row[3], row[4] = U, W, a, dW, bend
+            work.fine_U[n] = U
+            work.fine_B[n] = B
+            n += 1
         if ok:
-            WL, _, aL, dL, bendL, okL = settle(UL, WL, b, t, k)
-            WR, _, aR, dR, bendR, okR = settle(UR, WR, b, t, k)
-            before, after = (UL, WL, aL, dL, bendL), (UR, WR, aR, dR, bendR)
-            ok = okL and okR
-    if ok:
-        smooth = piece(left, before, b, slice_, state, grid, False)
-        smooth = piece(after, right, b, slice_, state, grid, False) and smooth
-        if smooth:
-            add_jump((before[0], before[1], after[0], after[1], before[2]), slice_, state)
-        else:
-            slice_.out[10] += doubt(left, right, slice_, state)
-        return
-    # A hole smaller than a cell: the signed integral through it differs from the true one by
-    # the fourth power of its size only.
-    if not piece(left, right, b, slice_, state, grid, True):
-        slice_.out[10] += doubt(left, right, slice_, state)
-
-
-@kernel
-def doubt(left, right, slice_, state):
-    """A bound on the probability mass that lies between two vertices."""
-    rise = abs(right[2] - left[2])
-    near = max(0.0, abs(0.5 * (left[2] + right[2]) - slice_.centre) - 0.5 * rise) / state.s
-    return slice_.weight * math.exp(-0.5 * near * near) * min(1.0, rise / state.s)
-
-
-@kernel
-def lower_hull(x, f, n, stack):
-    """Indices of the lower convex hull of n points, x increasing; returns how many."""
-    size = 0
-    for i in range(n):
-        while size >= 2:
-            j = stack[size - 1]
-            l = stack[size - 2]
-            if (f[j] - f[l]) * (x[i] - x[l]) >= (f[i] - f[l]) * (x[j] - x[l]):
-                size -= 1
-            else:
-                break
-        stack[size] = i
-        size += 1
-    return size
-
-
-@kernel
-def box_radius(state, y, cut, half_width, n):
-    """How far the prox can be from the window of w, for one teacher draw.
-
-    Any candidate bounds the envelope, ``M <= |h - w|**2/2V + loss(h)``, and the prox obeys
-    ``|prox - w|**2 <= 2 V M``.  The largest such bound over 5 x 5 points of the window, and
-    half their spacing, since the bound changes no faster than w.
-    """
-    room = cut * cut - 0.5 * (y[0] * y[0] + y[1] * y[1]) / state.c
-    spread = 0.5 * math.sqrt(max(room, 1.0))
-    z1 = tanh(0.5 * y[0] * (y[0] - y[1]))
-    z2 = tanh(0.5 * y[1] * (y[1] - y[0]))
-    t1 = (1 - state.omega) * z1 + state.omega * state.a1
-    t2 = (1 - state.omega) * z2 + state.omega * state.a2
-    mean1 = state.tilt * y[0] + state.m
-    mean2 = state.tilt * y[1] - state.m
-    worst = 0.0
-    for i in range(-2, 3):
-        for j in range(-2, 3):
-            w1 = mean1 + i * spread * state.s
-            w2 = mean2 + j * spread * state.s
-            best = 1e300
-            for p in range(-n, n + 1):
-                for r in range(-n, n + 1):
-                    h1 = w1 + half_width * p / n
-                    h2 = w2 + half_width * r / n
-                    s1 = tanh(0.5 * h1 * (h1 - h2))
-                    s2 = tanh(0.5 * h2 * (h2 - h1))
-                    bound = (
-                        (h1 - w1) ** 2
-                        + (h2 - w2) ** 2
-                        + state.V * state.c * ((t1 - s1) ** 2 + (t2 - s2) ** 2)
-                    )
-                    best = min(best, bound)
-            worst = max(worst, best)
-    return math.sqrt(worst) + 0.5 * spread * state.s
-
-
-@kernel
-def search_rows(draw, state, table, work):
-    """Discrete Legendre transform of every row: the lower hulls of ``A(U, .)`` on the grid."""
-    axis, s1_table, s2_table = table
-    k = state.c * state.V
-    t1, t2 = draw.t[0], draw.t[1]
-    columns = draw.high - draw.low + 1
-    for i in range(draw.first, draw.last + 1):
-        for j in range(columns):
-            W = axis[draw.low + j]
-            r1 = s1_table[i, draw.low + j] - t1
-            r2 = s2_table[i, draw.low + j] - t2
-            work.values[i, j] = 0.5 * W * W + 0.5 * k * (r1 * r1 + r2 * r2)
-        work.size[i] = lower_hull(
-            axis[draw.low : draw.high + 1], work.values[i], columns, work.stack[i]
-        )
-        work.pointer[i] = 0
-
-
-@kernel
-def search_slice(b, draw, axis, work):
-    """Best W of each row at this b, then the lower hull over the rows; returns its size."""
-    columns = draw.high - draw.low + 1
-    for i in range(draw.first, draw.last + 1):
-        f = work.values[i]
-        stack = work.stack[i]
-        p = work.pointer[i]
-        while p + 1 < work.size[i] and (
-            f[stack[p + 1]] - f[stack[p]] <= b * (axis[stack[p + 1]] - axis[stack[p]])
-        ):
-            p += 1
-        while p > 0 and (f[stack[p]] - f[stack[p - 1]] > b * (axis[stack[p]] - axis[stack[p - 1]])):
-            p -= 1
-        work.pointer[i] = p
-        j = stack[p]
-        W = axis[draw.low + j]
-        best = f[j] - b * W
-        if 0 < j < columns - 1:  # vertex of the parabola through the three nearest
-            step = axis[1] - axis[0]
-            before = f[j - 1] - b * (W - step)
-            after = f[j + 1] - b * (W + step)
-            bend = before - 2 * best + after
-            if bend > 0 and abs(before - after) <= 2 * bend:
-                move = 0.5 * (before - after) / bend
-                best -= 0.25 * (before - after) * move
-                W += move * step
-        U = axis[i]
-        work.minimum[i - draw.first] = 0.5 * U * U + best
-        work.where[i - draw.first] = W
-    rows = draw.last - draw.first + 1
-    return lower_hull(axis[draw.first : draw.last + 1], work.minimum, rows, work.edge)
-
-
-@kernel
-def vertices_in_window(low, high, size, draw, axis, work):
-    """First and last vertex of the hull over the rows that a window of a needs.
-
-    Edges whose slopes lie in the window, and two more on either side: a vertex of the search grid
-    may lie beyond the bitangent of a jump, so that a there is not between the slopes of its edges.
-    """
-    minimum, edge = work.minimum, work.edge
-    first = size - 1
-    last = 0
+            W += dW * step
+    size = lower_hull(work.fine_U, work.fine_B, n, work.fine_edge)
+    here = left
     for p in range(size - 1):
-        rise = minimum[edge[p + 1]] - minimum[edge[p]]
-        run = axis[draw.first + edge[p + 1]] - axis[draw.first + edge[p]]
-        if rise > low * run:
-            first = min(first, p)
-        if rise < high * run:
-            last = p + 1
-    return max(first - 2, 0), min(last + 2, size - 1)
+        first = unpack(work.fine[work.fine_edge[p]])
+        second = unpack(work.fine[work.fine_edge[p + 1]])
+        apart = second[0] - first[0] > 1.5 * step or abs(second[1] - first[1]) > SHEET
+        if not apart:
+            continue
+        before, after, ok = jump_between(first, second, b, t, k)
+        if ok:
+            along(here, before, line, gauss, gauss_weight, True, work)
+            add_jump(before, after, line, work.slice)
+            here = after
+    along(here, right, line, gauss, gauss_weight, True, work)
 
 
 @kernel
-def one_slice(zeta, weight, draw, state, grid, axis, work):
+def go(left, right, line, gauss, gauss_weight, work):
+    """Integrate from one point of the hull to another, across jumps that were not expected.
+
+    Backwards, from beyond a bitangent, the signed integral takes back what was added.
+    """
+    backwards = left[0] > right[0]
+    for _ in range(MOST_WELLS):
+        here, there, ok = along(left, right, line, gauss, gauss_weight, backwards, work)
+        if ok:
+            return
+        mend(here, there, line, gauss, gauss_weight, work)
+        if there[0] >= right[0]:
+            return
+        left = there
+
+
+@kernel
+def add_jump(before, after, line, out):
+    """Add one jump to ``J = E int |jump|^2/|jump_U| p(a) p(b) db``: its length on the curve."""
+    shift = (before[2] - line.centre) / line.s
+    density = line.weight * math.exp(-0.5 * shift * shift) / (line.s * math.sqrt(2 * math.pi))
+    length = after[0] - before[0]
+    out[9] += density * (length * length + (after[1] - before[1]) ** 2) / length
+
+
+@kernel
+def polish(i, line, hull):
+    """Row i of the search as a point of the slice, and whether it is on a convex sheet."""
+    U = hull.U[i]
+    W, _, a, dW, bend, ok = settle(U, hull.W[i], line.b, line.t, line.k)
+    return (U, W, a, dW, bend), ok and bend > 0
+
+
+@kernel
+def slope(p, hull):
+    """Slope of edge p of the hull, from its vertex p to p + 1."""
+    i = hull.edge[p]
+    j = hull.edge[p + 1]
+    return (hull.B[j] - hull.B[i]) / (hull.U[j] - hull.U[i])
+
+
+@kernel
+def suspected(p, hull):
+    """Whether edge p of the hull looks like a jump: it skips rows, or changes sheets."""
+    i = hull.edge[p]
+    j = hull.edge[p + 1]
+    return j > i + 1 or abs(hull.W[j] - hull.W[i]) > SHEET
+
+
+@kernel
+def cross(here, p, rows, line, gauss, gauss_weight, work):
+    """Integrate from `here` across the jumps of edge p of the hull; returns the point beyond.
+
+    Between the two wells there may be others, in valleys narrower than the search grid.
+    """
+    t, b, k = line.t, line.b, line.k
+    hull = work.hull
+    i = hull.edge[p]
+    j = hull.edge[p + 1]
+    wells = work.wells
+    wells[0, 0], wells[0, 1] = hull.U[j], hull.W[j]
+    waiting = 1
+    left = (hull.U[i], hull.W[i], 0.0, 0.0, 0.0)
+    for _ in range(2 * MOST_WELLS):
+        if waiting == 0:
+            break
+        right = (wells[waiting - 1, 0], wells[waiting - 1, 1], 0.0, 0.0, 0.0)
+        before, after, ok = jump_between(left, right, b, t, k)
+        if ok and waiting < MOST_WELLS:
+            U, W, found = third_well(before, after, b, t, k, hull, rows)
+            if found:
+                wells[waiting, 0], wells[waiting, 1] = U, W
+                waiting += 1
+                continue
+        waiting -= 1
+        if ok:
+            go(here, before, line, gauss, gauss_weight, work)
+            add_jump(before, after, line, work.slice)
+            here = after
+            left = after
+        else:
+            left = right
+    return here
+
+
+@kernel
+def one_slice(zeta, weight, draw, rows, state, grid, search, work):
     """Integrate one slice into ``work.slice``."""
-    work.slice[:] = 0.0
+    out = work.slice
+    out[:] = 0.0
     left_over = draw.room - zeta * zeta
     if left_over <= 0:
         return
-    k = state.c * state.V
     half = math.sqrt(left_over) * state.s
-    b = draw.b + state.s * zeta
-    size = search_slice(b, draw, axis, work)
-    edge = work.edge
-    slice_ = Slice(
-        draw.t, draw.y, weight, draw.a, draw.a - half, draw.a + half, work.piece, work.slice
+    line = Slice(
+        draw.t,
+        draw.y,
+        draw.b + state.s * zeta,
+        state.c * state.V,
+        state.c,
+        state.V,
+        state.s,
+        weight,
+        draw.a,
+        draw.b,
+        draw.a - half,
+        draw.a + half,
+        grid.panel * state.s,
+        grid.tolerance,
     )
-    p, last = vertices_in_window(slice_.low, slice_.high, size, draw, axis, work)
-    have = False
-    previous = (0.0, 0.0, 0.0, 0.0, 0.0)
-    while p <= last:
-        U = axis[draw.first + edge[p]]
-        W, _, a, dW, curvature, ok = settle(U, work.where[edge[p]], b, draw.t, k)
-        if ok and curvature > 0:
-            point = (U, W, a, dW, curvature)
-            if have:
-                between(previous, point, b, slice_, state, grid)
-            previous = point
-            have = True
+    hull = work.hull
+    size = find_hull(line.b, rows, search, hull)
+    gauss, gauss_weight = grid.gauss, grid.gauss_weight
+    # the last vertex that is surely at the lower end of the window or beyond
+    p = 0
+    while p + 2 < size and slope(p + 1, hull) < line.low:
         p += 1
+    here, ok = polish(hull.edge[p], line, hull)
+    while p > 0 and not (ok and here[2] <= line.low):
+        p -= 1
+        here, ok = polish(hull.edge[p], line, hull)
+    while p + 2 < size and not ok:
+        p += 1
+        here, ok = polish(hull.edge[p], line, hull)
+    margin = EDGE * line.widest
+    start = line.low
+    fresh = True  # nothing has been integrated yet
+    while p + 1 < size and here[2] < line.high:
+        if suspected(p, hull):
+            if fresh:
+                start = here[2]
+                fresh = False
+            here = cross(here, p, rows, line, gauss, gauss_weight, work)
+            p += 1
+            continue
+        # the farthest vertex that one panel may reach
+        q = p + 1
+        while q + 1 < size and not suspected(q, hull):
+            ahead = slope(q, hull)
+            wide = hull.U[hull.edge[q + 1]] - here[0] > WIDEST
+            if wide or ahead - here[2] > line.widest or ahead > line.high:
+                break
+            q += 1
+        p = q
+        # the vertex before a jump is not needed: its bitangent is a better place to stop
+        if q + 1 < size and suspected(q, hull) and slope(q, hull) < line.high:
+            continue
+        there, ok = polish(hull.edge[q], line, hull)
+        if not ok or there[0] <= here[0]:
+            continue
+        if there[2] <= line.low:
+            here = there
+            continue
+        if fresh:
+            if here[2] < line.low - margin:
+                here = locate(line.low - 0.5 * margin, here, there, line.b, line.t, line.k, margin)
+            start = here[2]
+            fresh = False
+        if there[2] > line.high + margin:
+            there = locate(line.high + 0.5 * margin, here, there, line.b, line.t, line.k, margin)
+        go(here, there, line, gauss, gauss_weight, work)
+        here = there
+    mass = below(max(here[2], line.high), line) - below(min(start, line.low), line)
+    out[UNRESOLVED] = abs(out[0] - weight * mass)
 
 
 @kernel
@@ -638,13 +521,13 @@ def normal_density(x):
 
 
 @kernel
-def panel_in_b(lo, hi, draw, state, grid, axis, work):
+def panel_in_b(lo, hi, draw, rows, state, grid, search, work):
     """Gauss-Legendre over one panel in b, into ``work.panel``; slices into ``work.samples``."""
     n = grid.b_gauss.size
     work.panel[:] = 0.0
     for i in range(n):
         zeta = lo + (hi - lo) * grid.b_gauss[i]
-        one_slice(zeta, normal_density(zeta), draw, state, grid, axis, work)
+        one_slice(zeta, normal_density(zeta), draw, rows, state, grid, search, work)
         for o in range(N_OUT):
             work.samples[i, o] = work.slice[o]
             work.panel[o] += (hi - lo) * grid.b_gauss_weight[i] * work.slice[o]
@@ -685,11 +568,11 @@ def panel_error(samples, length, legendre, tolerance):
 
 
 @kernel
-def trapezoid_in_b(draw, state, grid, axis, work):
+def trapezoid_in_b(draw, rows, state, grid, search, work):
     """The trapezoid rule over b, into ``work.total``."""
     work.total[:] = 0.0
     for i in range(grid.zeta.size):
-        one_slice(grid.zeta[i], grid.zeta_weight[i], draw, state, grid, axis, work)
+        one_slice(grid.zeta[i], grid.zeta_weight[i], draw, rows, state, grid, search, work)
         for o in range(N_OUT):
             work.samples[i, o] = work.slice[o]
             work.total[o] += work.slice[o]
@@ -727,14 +610,14 @@ def trapezoid_error(samples, tolerance):
 
 
 @kernel
-def refine(draw, state, grid, axis, work, tolerance):
+def refine(draw, rows, state, grid, search, work, tolerance):
     """Integrate over b to a tolerance, into ``work.total``; returns the number of panels.
 
     The trapezoid rule serves a smooth integrand, and counts as no panel.  Kinks in b (triple
     points of the jumps, cusps) defeat it: then Gauss-Legendre panels are bisected until each
     has an error below `tolerance`.  Their ends are left in ``work.ends``, in order.
     """
-    trapezoid_in_b(draw, state, grid, axis, work)
+    trapezoid_in_b(draw, rows, state, grid, search, work)
     if trapezoid_error(work.samples[: grid.zeta.size], tolerance) <= 1:
         return 0
     work.total[:] = 0.0
@@ -749,7 +632,7 @@ def refine(draw, state, grid, axis, work, tolerance):
     work.ends[0] = -reach
     while waiting > 0:
         lo, hi = work.todo[waiting - 1, 0], work.todo[waiting - 1, 1]
-        panel_in_b(lo, hi, draw, state, grid, axis, work)
+        panel_in_b(lo, hi, draw, rows, state, grid, search, work)
         samples = work.samples[: grid.b_gauss.size]
         error = panel_error(samples, hi - lo, grid.legendre, tolerance)
         if error > 1 and hi - lo > NARROWEST_PANEL and done + waiting + 1 < work.ends.size:
@@ -768,8 +651,8 @@ def refine(draw, state, grid, axis, work, tolerance):
 
 
 @kernel
-def place(y, radius, state, grid, axis):
-    """The teacher draw with its window of w and its part of the search grid."""
+def place(y, state, cut):
+    """The teacher draw with its window of w."""
     z1 = tanh(0.5 * y[0] * (y[0] - y[1]))
     z2 = tanh(0.5 * y[1] * (y[1] - y[0]))
     t = (
@@ -780,28 +663,41 @@ def place(y, radius, state, grid, axis):
     )
     a = (state.tilt * (y[0] - y[1]) + 2 * state.m) * SQRT_HALF
     b = state.tilt * (y[0] + y[1]) * SQRT_HALF
-    room = grid.cut**2 - 0.5 * (y[0] * y[0] + y[1] * y[1]) / state.c
-    reach = math.sqrt(max(room, 0.0)) * state.s + radius
-    step = axis[1] - axis[0]
-    origin = axis[0]
-    first = max(0, int(math.floor((a - reach - origin) / step)) - 1)
-    last = min(axis.size - 1, int(math.ceil((a + reach - origin) / step)) + 1)
-    low = max(0, int(math.floor((b - reach - origin) / step)) - 1)
-    high = min(axis.size - 1, int(math.ceil((b + reach - origin) / step)) + 1)
-    return Draw(t, y, a, b, room, first, last, low, high)
+    room = cut**2 - 0.5 * (y[0] * y[0] + y[1] * y[1]) / state.c
+    return Draw(t, y, a, b, room)
 
 
 @kernel
-def workspace(size, grid):
+def search_radii(y_nodes, state, cut, candidates):
+    """How far the prox can be from the window of w, for each teacher draw."""
+    cost = np.empty(candidates.shape[0])
+    radii = np.zeros(y_nodes.shape[0])
+    for i in range(radii.size):
+        draw = place((y_nodes[i, 0], y_nodes[i, 1]), state, cut)
+        if draw.room > 0:
+            reach = Reach(draw.a, draw.b, math.sqrt(draw.room) * state.s, 0.0)
+            radii[i] = search_radius(draw.t, reach, state.c * state.V, candidates, cost)
+    return radii
+
+
+@kernel
+def begin(draw, radius, state, search, work):
+    """Search the rows of a draw; returns how many there are."""
+    reach = Reach(draw.a, draw.b, math.sqrt(draw.room) * state.s, radius)
+    return find_rows(draw.t, state.c * state.V, reach, search, work.hull)
+
+
+@kernel
+def workspace(grid, search):
     """Memory for one thread."""
     return Work(
-        np.empty((size, size)),
-        np.empty((size, size), np.int64),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
-        np.empty(size),
-        np.empty(size),
-        np.empty(size, np.int64),
+        memory(search),
+        np.empty((MOST_OPEN + 1, 5)),
+        np.empty((FINER + 1, 5)),
+        np.empty(FINER + 1),
+        np.empty(FINER + 1),
+        np.empty(FINER + 1, np.int64),
+        np.empty((MOST_WELLS + 1, 2)),
         np.empty((MOST_PANELS + 1, 2)),
         np.empty(MOST_PANELS + 1),
         np.empty((max(grid.b_gauss.size, grid.zeta.size), N_OUT)),
@@ -813,7 +709,7 @@ def workspace(size, grid):
 
 
 @kernel
-def refined_averages(y_nodes, radii, tolerance, state, grid, table):
+def refined_averages(y_nodes, radii, tolerance, state, grid, search):
     """Average over w of each teacher draw, with panels in b refined to a tolerance.
 
     Parameters
@@ -826,8 +722,7 @@ def refined_averages(y_nodes, radii, tolerance, state, grid, table):
         Absolute error allowed for a panel of each draw; 0 for averages that do not matter.
     state : SliceState
     grid : SliceGrid
-    table : tuple of arrays
-        Axis of the search grid and the contrasts ``s1, s2`` on it, U by rows and W by columns.
+    search : SearchGrid
 
     Returns
     -------
@@ -838,41 +733,39 @@ def refined_averages(y_nodes, radii, tolerance, state, grid, table):
     panels : array of int, shape (n,)
         How many there are; 0 means the trapezoid rule.
     """
-    axis = table[0]
-    work = workspace(axis.size, grid)
+    work = workspace(grid, search)
     out = np.zeros((radii.size, N_OUT))
     ends = np.zeros((radii.size, MOST_PANELS + 1))
     panels = np.zeros(radii.size, np.int64)
     for i in range(radii.size):
-        draw = place((y_nodes[i, 0], y_nodes[i, 1]), radii[i], state, grid, axis)
+        draw = place((y_nodes[i, 0], y_nodes[i, 1]), state, grid.cut)
         if draw.room > 0:
-            search_rows(draw, state, table, work)
-            panels[i] = refine(draw, state, grid, axis, work, tolerance[i])
+            rows = begin(draw, radii[i], state, search, work)
+            panels[i] = refine(draw, rows, state, grid, search, work, tolerance[i])
             ends[i] = work.ends
             out[i] = work.total
     return out, ends, panels
 
 
 @kernel
-def frozen_averages(y_nodes, radii, ends, panels, state, grid, table):
+def frozen_averages(y_nodes, radii, ends, panels, state, grid, search):
     """Average over w of each teacher draw, with the panels that `refined_averages` left.
 
     Returns
     -------
     array, shape (n, len(OUTPUTS))
     """
-    axis = table[0]
-    work = workspace(axis.size, grid)
+    work = workspace(grid, search)
     out = np.zeros((radii.size, N_OUT))
     for i in range(radii.size):
-        draw = place((y_nodes[i, 0], y_nodes[i, 1]), radii[i], state, grid, axis)
+        draw = place((y_nodes[i, 0], y_nodes[i, 1]), state, grid.cut)
         if draw.room > 0:
-            search_rows(draw, state, table, work)
+            rows = begin(draw, radii[i], state, search, work)
             if panels[i] == 0:
-                trapezoid_in_b(draw, state, grid, axis, work)
+                trapezoid_in_b(draw, rows, state, grid, search, work)
                 out[i] = work.total
             for p in range(panels[i]):
-                panel_in_b(ends[i, p], ends[i, p + 1], draw, state, grid, axis, work)
+                panel_in_b(ends[i, p], ends[i, p + 1], draw, rows, state, grid, search, work)
                 for o in range(N_OUT):
                     out[i, o] += work.panel[o]
     return out
