@@ -62,7 +62,7 @@ SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 #: Largest factor by which V may change in a step of the search; q by its square.
 REACH = 2.0
 #: Slices that a solve may integrate in all: a minute or so.
-LARGEST_COST = 4_000_000
+LARGEST_COST = 6_000_000
 POLISH_STEPS = 12
 ROUNDS = 6
 #: A rule is made anew where the state has moved by more than this.
@@ -367,7 +367,7 @@ class _Solver:
 
     def polish(self, x: Vector) -> FixedPoint:
         """Newton's method on a frozen rule, which is refined until the error bars allow."""
-        tol = self.quadrature_tol
+        tol = slices_tol = self.quadrature_tol
         status = Status.QUADRATURE_LIMIT
         jacobian = self.jacobian(x)
         point = None
@@ -375,8 +375,10 @@ class _Solver:
         for _ in range(ROUNDS):
             at = Overlaps.from_array(x)
             # where the plane rule has been refined in vain, what it leaves out is the matter
-            choose = self.channel.rule if refused < 2 else self.channel.slices
-            rule = choose(at, tol)
+            if refused < 2:
+                rule = self.channel.rule(at, tol, slices_tol=slices_tol)
+            else:
+                rule = self.channel.slices(at, slices_tol)
             try:
                 x, averages, residual, settled = self.newton(x, rule, jacobian)
             except _TooExpensive:
@@ -394,10 +396,13 @@ class _Solver:
             if ratio <= 1:
                 status = Status.CONVERGED
                 break
-            if rule.kind == "slices" and (rule.cost > MOST_SLICES or tol <= FINEST):
+            if rule.kind == "slices" and (rule.cost > MOST_SLICES or slices_tol <= FINEST):
                 break
             refused += 1
-            tol = max(tol * min(0.3, max(0.03, 0.5 / ratio)), FINEST)
+            finer = min(0.3, max(0.03, 0.5 / ratio))
+            tol = max(tol * finer, FINEST)
+            if rule.kind == "slices":
+                slices_tol = max(slices_tol * finer, FINEST)
         if point is None:
             return self.failed(x, status)
         return self.assemble(x, *point, jacobian, status)

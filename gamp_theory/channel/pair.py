@@ -29,8 +29,8 @@ __all__ = ["PairChannel", "PairRule"]
 #: Accuracy of the plane rule by level, and of the finest slices worth their time.
 PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
 FINEST_SLICES = 1e-8
-#: Slices of a rule beyond which it is not refined further: a second or so an evaluation.
-MOST_SLICES = 80_000
+#: Slices of a rule beyond which it is not refined further: a few seconds an evaluation.
+MOST_SLICES = 400_000
 #: Two neighbouring rules can err alike: what their difference is multiplied by.
 SAFETY = 2.0
 #: And by chance they can be equal; two levels of the plane rule differ by more than this.
@@ -123,7 +123,13 @@ class PairChannel:
         self.model = model
 
     def rule(
-        self, overlaps: Overlaps, tol: float, *, even: bool = True, checked: bool = True
+        self,
+        overlaps: Overlaps,
+        tol: float,
+        *,
+        slices_tol: float | None = None,
+        even: bool = True,
+        checked: bool = True,
     ) -> PairRule:
         """A rule of relative accuracy about `tol` for states near `overlaps`.
 
@@ -134,6 +140,8 @@ class PairChannel:
         overlaps : Overlaps
         tol : float
             Between 1e-2 and 1e-8.
+        slices_tol : float, optional
+            The same for the slice rule, if that is what it comes to.
         even : bool
             Whether the states it will be used for share the symmetries of `overlaps`; say False
             for differences out of the subspaces m = 0 and theta = 0.
@@ -150,7 +158,7 @@ class PairChannel:
                     break
                 if not checked or self._sound(overlaps, nodes, tol):
                     return PairRule(self.model, overlaps, tol, nodes, even)
-        return self.slices(overlaps, tol, even=even)
+        return self.slices(overlaps, slices_tol or tol, even=even)
 
     def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
         """The slice rule, whatever the plane rule could do."""

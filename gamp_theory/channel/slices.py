@@ -138,11 +138,10 @@ def slice_averages(
     """Averages by the given rule, at overlaps near those that it was made for."""
     state = _state(model, overlaps)
     (draws,) = _spread(
-        lambda *nodes: (kernels.frozen_averages(*nodes, state, rule.grid, rule.search),),
-        rule.y,
-        rule.radius,
-        rule.ends,
-        rule.panels,
+        lambda y, radius, ends, panels: (
+            kernels.frozen_averages(y, radius, ends, panels, state, rule.grid, rule.search),
+        ),
+        (rule.y, rule.radius, rule.ends, rule.panels),
     )
     mass, gg, g_m, g_y, score, loss, loss_omega, slope, contraction, jump, unresolved = (
         rule.weight @ draws
@@ -169,7 +168,8 @@ def slice_rule(
     """A slice rule for states near `overlaps`, adapted to them once.
 
     Panels, radial and in b, are bisected until the error estimated for each from the decay of
-    its Legendre coefficients is below its share of `tol`.
+    its Legendre coefficients is below its share of `tol`; angles are doubled until the averages
+    stand.
 
     Parameters
     ----------
@@ -186,6 +186,7 @@ def slice_rule(
     some = np.linspace(0, 1, points + 1)
     crude = _assemble(problem, _refine(problem, some, np.zeros(kernels.N_OUT)))
     tolerance = SPENT * tol * _scales(crude.totals, problem.state)
+    matters = tolerance > 0
     rays = _refine(problem, some, tolerance)
     last = _assemble(problem, rays)
     for _ in range(DOUBLINGS):
@@ -194,7 +195,8 @@ def slice_rule(
         new = _refine(problem, between, tolerance)
         rays = [ray for pair in zip(rays, [*new, None], strict=True) for ray in pair if ray]
         finer = _assemble(problem, rays)
-        if np.all(abs(finer.totals - last.totals) <= ANGLE_SHARE * tolerance + (tolerance == 0)):
+        change = abs(finer.totals - last.totals)
+        if np.all(change[matters] <= ANGLE_SHARE * tolerance[matters]):
             return finer.rule
         last = finer
     return last.rule
@@ -300,13 +302,11 @@ def _refine(
         radius = _radii(problem, y)
         # every draw may err by its share: the weights sum to one
         share = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
-        averages, ends, count = _spread(
-            lambda *nodes: kernels.refined_averages(
-                *nodes, problem.state, problem.grid, problem.search
+        averages, places, panels_in_b = _spread(
+            lambda y, radius, allowed: kernels.refined_averages(
+                y, radius, allowed, problem.state, problem.grid, problem.search
             ),
-            y,
-            radius,
-            0.3 * tolerance * share,
+            (y, radius, 0.3 * tolerance * share),
         )
         bisected = []
         for p, (ray, phi, lo, hi) in enumerate(todo):
@@ -322,8 +322,8 @@ def _refine(
                         y[here],
                         weight[here],
                         radius[here],
-                        ends[here],
-                        count[here],
+                        places[here],
+                        panels_in_b[here],
                         weight[here] @ averages[here],
                     )
                 )
@@ -333,20 +333,22 @@ def _refine(
     return [_join(ray) for ray in parts]
 
 
-def _spread(kernel: Callable[..., tuple[NDArray, ...]], *nodes: NDArray) -> tuple[NDArray, ...]:
+def _spread(
+    kernel: Callable[..., tuple[NDArray, ...]], nodes: tuple[NDArray, ...]
+) -> tuple[NDArray, ...]:
     """Call a kernel of teacher draws in threads, each with every n-th draw, and sort the answers.
 
     Draws do not know of each other: the answer does not depend on the number of threads.
     """
-    count = len(nodes[0])
-    workers = min(THREADS, count)
+    draws = len(nodes[0])
+    workers = min(THREADS, draws)
     if workers < 2:
         return kernel(*nodes)
     parts = [[np.ascontiguousarray(x[i::workers]) for x in nodes] for i in range(workers)]
     answers = list(_pool().map(lambda part: kernel(*part), parts))
     merged = []
     for pieces in zip(*answers, strict=True):
-        whole = np.empty((count, *pieces[0].shape[1:]), pieces[0].dtype)
+        whole = np.empty((draws, *pieces[0].shape[1:]), pieces[0].dtype)
         for i, piece in enumerate(pieces):
             whole[i::workers] = piece
         merged.append(whole)
@@ -356,6 +358,10 @@ def _spread(kernel: Callable[..., tuple[NDArray, ...]], *nodes: NDArray) -> tupl
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, thread_name_prefix="slices")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork: a child makes its own
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _join(parts: list[_Ray]) -> _Ray:
