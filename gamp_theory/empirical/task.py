@@ -41,7 +41,7 @@ DTYPES = {"float64": 8, "float32": 4}
 
 # Independent random streams of one seed.  The numbers are part of what a seed means: appending a
 # stream changes no other draw, and the teacher does not depend on alpha.
-_TEACHER, _SENTENCES, _FRESH, _START = range(4)
+_TEACHER, _SENTENCES, _FRESH, _START, _NOISE = range(5)
 
 
 class StudentOverlaps(NamedTuple):
@@ -207,6 +207,10 @@ class Task:
     def random_start(self) -> NDArray[np.float64]:
         """A start that knows nothing: N(0, 1) entries from the task's own seed, shape (d,)."""
         return _stream(self.seed, _START).standard_normal(self.d)
+
+    def noise(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """N(0, 1) numbers from the task's own seed, the same at every call."""
+        return _stream(self.seed, _NOISE).standard_normal(shape)
 
     def test_error(self, Q: ArrayLike, samples: int = 20_000) -> ErrorEstimate:
         """Test error of a student on fresh sentences, from the definition.
