@@ -21,7 +21,7 @@ LAYERS = [
     {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
-    {"transitions", "branches", "check", "identities", "records"},
+    {"transitions", "branches", "check", "identities", "records", "trajectory"},
     {"phase_diagram", "sweep", "datasets"},
     {"cli", "plotting", "__main__"},
 ]
@@ -29,7 +29,14 @@ LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
 
 # Evidence is worth something only if it comes from elsewhere.
 INDEPENDENT = {
-    "empirical": {"state_evolution", "stability", "observables", "prior", "expansions"},
+    "empirical": {
+        "state_evolution",
+        "stability",
+        "observables",
+        "prior",
+        "expansions",
+        "trajectory",
+    },
     "expansions": {"state_evolution", "stability", "observables", "channel", "prior"},
 }
 

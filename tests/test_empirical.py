@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gamp_theory.empirical import measure
-from gamp_theory.empirical.task import draw_task, position_square
+from gamp_theory.empirical.task import DEFAULT_MEMORY_LIMIT, draw_task, position_square
 from gamp_theory.empirical.training import TrainingStatus, train
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.model import AttentionModel
@@ -160,6 +160,67 @@ def test_seeds():
     assert np.array_equal(more.tokens[:30], task.tokens)
 
 
+def test_draw_does_not_depend_on_the_blocks(small, monkeypatch):
+    monkeypatch.setattr("gamp_theory.empirical.task._BLOCK_BYTES", 7 * 8 * 2 * 20)
+    blocks = draw_task(MODEL, d=20, alpha=1.5, lam=LAM, seed=3)
+    assert np.array_equal(blocks.tokens, small.tokens)
+    np.testing.assert_allclose(blocks.gram, small.gram, rtol=1e-13)
+    np.testing.assert_allclose(blocks.target_square, small.target_square, rtol=1e-13)
+
+
+def test_single_precision_rounds_the_same_draw(small):
+    single = draw_task(MODEL, d=20, alpha=1.5, lam=LAM, seed=3, dtype="float32")
+    assert single.tokens.dtype == np.float32
+    assert single.tokens.nbytes == small.tokens.nbytes / 2
+    assert np.array_equal(single.tokens, small.tokens.astype(np.float32))
+    assert np.array_equal(single.cross, small.cross)
+    Q = np.random.default_rng(0).standard_normal(20)
+    risk, gradient = single.risk_and_gradient(Q)
+    expected_risk, expected = small.risk_and_gradient(Q)
+    assert gradient.dtype == np.float64
+    np.testing.assert_allclose(risk, expected_risk, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_ten_thousand_dimensions_fit_by_default():
+    """Seen without allocating: one sentence ratio up is refused with the number of bytes."""
+    with pytest.raises(ValueError, match=r"need 1.6[0-9]e\+09 bytes, more than memory_limit = 1"):
+        draw_task(MODEL, 10_000, 2.0, LAM, 0, dtype="float32", memory_limit=1e9)
+    assert 1.7e9 < DEFAULT_MEMORY_LIMIT < 8e9
+
+
+def test_bias_free_task_is_the_twin_with_exact_second_moments():
+    task = draw_task(MODEL, d=20, alpha=1.5, lam=LAM, seed=3, bias_free=True)
+    twin = Twin.of(task)
+    np.testing.assert_allclose(task.teacher @ task.teacher, 20, rtol=1e-14)
+    assert abs(task.teacher.sum()) < 1e-13
+    np.testing.assert_allclose(task.teacher_fields, twin.x @ task.teacher / np.sqrt(20), atol=1e-14)
+    Q = np.random.default_rng(4).standard_normal(20)
+
+    def risk(Q):
+        S = twin.softmax((twin.x + twin.p) @ Q / np.sqrt(20))
+        return 0.5 * 0.25 * np.sum((twin.T - S) ** 2) + LAM * Q @ Q / 2
+
+    value, gradient = task.risk_and_gradient(Q)
+    np.testing.assert_allclose(value, risk(Q), rtol=1e-12)
+    step = 1e-4 * np.eye(20)
+    expected = [(risk(Q + e) - risk(Q - e)) / 2e-4 for e in step]
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-7 * np.abs(gradient).max())
+    fresh = task.test_error(Q, samples=20_000)
+    assert fresh.position_square == task.position_square(Q) == 0
+    x = 0.5 * np.random.default_rng(7).standard_normal((20_000, 2, 20))
+    other = Twin(x, task.teacher, MODEL, LAM)
+    S = twin.softmax((other.x + other.p) @ Q / np.sqrt(20))
+    expected = measure.mean_and_stderr(0.25 * np.sum((other.T - S) ** 2, axis=(1, 2)) / 2)
+    assert abs(measure.z_score(fresh.value, fresh.stderr, *expected[:2])) < 4
+
+
+def test_transposed_is_the_adjoint_of_the_fields(small):
+    rng = np.random.default_rng(5)
+    Q, u = rng.standard_normal(20), rng.standard_normal((30, 2))
+    np.testing.assert_allclose(small.transposed(u) @ Q, np.sum(u * small.fields(Q)), rtol=1e-12)
+
+
 def test_task_is_read_only(small):
     with pytest.raises(ValueError, match="read-only"):
         small.tokens[0] = 0
@@ -181,7 +242,8 @@ def test_task_is_read_only(small):
         ({"seed": ()}, "seed must not be empty"),
         ({"seed": "a"}, "seed must be an integer, got 'a'"),
         ({"d": 10**6}, "need 2.4e\\+13 bytes, more than memory_limit = 4.29e\\+09"),
-        ({"memory_limit": 1e4}, "need 1.54e\\+04 bytes, more than memory_limit = 1e\\+04"),
+        ({"memory_limit": 1e4}, "need 4.08e\\+04 bytes, more than memory_limit = 1e\\+04"),
+        ({"dtype": "float16"}, "dtype must be one of .* got 'float16'"),
     ],
 )
 def test_bad_draws_are_refused(change, message):

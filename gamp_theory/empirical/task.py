@@ -2,7 +2,9 @@
 
 The risk sees the student's weights only through the fields ``h = (x + p) Q / sqrt(d)`` and the
 sentences only through L x L Gram matrices (docs/theory.md, section 7).  The Gram matrices are
-formed once, so that a gradient is two products with the one (n L) x d data matrix.
+formed once, so that a gradient is two products with the one (n L) x d data matrix, and that matrix
+is the only thing of its size: a task holds ``itemsize n L d`` bytes and ``16 n L**2`` beside it.
+At d = 10,000 and alpha = 2 that is 1.6 GB in float32, 3.2 GB in float64.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from gamp_theory.model import AttentionModel
 
 __all__ = [
     "DEFAULT_MEMORY_LIMIT",
+    "DTYPES",
     "ErrorEstimate",
     "StudentOverlaps",
     "Task",
@@ -30,12 +33,15 @@ __all__ = [
 DEFAULT_MEMORY_LIMIT = 4 * 2**30
 """Bytes that a task may hold unless told otherwise (4 GiB)."""
 
-# Bytes of one block of fresh sentences: inside the cache of a core, or nearly.
+# Bytes of one block of sentences while it is drawn: inside the cache of a core, or nearly.
 _BLOCK_BYTES = 4 * 2**20
+
+DTYPES = {"float64": 8, "float32": 4}
+"""Bytes of a number, by the names that :func:`draw_task` knows."""
 
 # Independent random streams of one seed.  The numbers are part of what a seed means: appending a
 # stream changes no other draw, and the teacher does not depend on alpha.
-_TEACHER, _SENTENCES, _FRESH, _START = range(4)
+_TEACHER, _SENTENCES, _FRESH, _START, _NOISE = range(5)
 
 
 class StudentOverlaps(NamedTuple):
@@ -67,7 +73,7 @@ class ErrorEstimate(NamedTuple):
         Standard error of `value` over the fresh sentences, the task and Q being fixed.
     position_square : float
         ``E sum_i |sum_j S_ij p_j|**2`` over the same sentences, for
-        :func:`gamp_theory.empirical.measure.test_error_bias`.
+        :func:`gamp_theory.empirical.measure.test_error_bias`; 0 in a bias-free task.
     samples : int
         Number of fresh sentences.
     """
@@ -92,15 +98,20 @@ class Task:
         Ridge.
     seed : int or tuple of int
         What the draw was seeded with.
+    bias_free : bool
+        Whether this is the variant without the 1/d bias, see :func:`draw_task`.
     teacher : array, shape (d,)
         Q*, entries N(0, 1).
+    teacher_fields : array, shape (n, L)
+        ``y = x Q*/sqrt(d)``.
     tokens : array, shape (n, L, d)
         ``(x + p)/sqrt(d)``: the data as the student meets them, scaled so that fields are
-        ``tokens @ Q``.
+        ``tokens @ Q``; float32 if that was asked for, the rest is float64.
     gram : array, shape (n, L, L)
-        ``(x + p)(x + p)^T / d``.
+        ``(x + p)(x + p)^T / d``; ``sigma**2 I`` in the bias-free variant.
     cross : array, shape (n, L, L)
-        ``T x (x + p)^T / d``, with T the target's attention ``T[x Q*/sqrt(d)]``.
+        ``T x (x + p)^T / d``, with T the target's attention ``T[y]``; ``sigma**2 T`` in the
+        bias-free variant.
     target_square : float
         ``sum_mu tr[T x x^T T^T] / d``, the part of the risk that no student changes.
     """
@@ -108,8 +119,10 @@ class Task:
     model: AttentionModel
     lam: float
     seed: int | tuple[int, ...]
+    bias_free: bool
     teacher: NDArray[np.float64]
-    tokens: NDArray[np.float64]
+    teacher_fields: NDArray[np.float64]
+    tokens: NDArray[np.floating]
     gram: NDArray[np.float64]
     cross: NDArray[np.float64]
     target_square: float
@@ -163,7 +176,12 @@ class Task:
         scores = S * (slope - np.sum(S * slope, axis=-1, keepdims=True))
         scores += np.swapaxes(scores, -1, -2).copy()
         field_slope = (scores @ h[..., None]).ravel()
-        return risk, field_slope @ self._matrix + self.lam * Q
+        return risk, self.transposed(field_slope) + self.lam * Q
+
+    def transposed(self, u: ArrayLike) -> NDArray[np.float64]:
+        """``F^T u``: from one number a token, shape (n, L) or (n L,), back to weights, (d,)."""
+        u = np.asarray(u, dtype=self.tokens.dtype).ravel()
+        return (u @ self._matrix).astype(float, copy=False)
 
     def overlaps(self, Q: ArrayLike) -> StudentOverlaps:
         """Signed overlaps of a student, Q of shape (d,)."""
@@ -177,7 +195,12 @@ class Task:
         )
 
     def position_square(self, Q: ArrayLike) -> float:
-        """Mean over the training sentences of ``sum_i |sum_j S_ij p_j|**2`` at the fields of Q."""
+        """Mean over the training sentences of ``sum_i |sum_j S_ij p_j|**2`` at the fields of Q.
+
+        Zero in a bias-free task, whose risk holds no such term.
+        """
+        if self.bias_free:
+            return 0.0
         S = self.model.student.matrix(self.fields(Q)[..., None])
         return float(position_square(S, self.model.positions).mean())
 
@@ -185,12 +208,17 @@ class Task:
         """A start that knows nothing: N(0, 1) entries from the task's own seed, shape (d,)."""
         return _stream(self.seed, _START).standard_normal(self.d)
 
+    def noise(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """N(0, 1) numbers from the task's own seed, the same at every call."""
+        return _stream(self.seed, _NOISE).standard_normal(shape)
+
     def test_error(self, Q: ArrayLike, samples: int = 20_000) -> ErrorEstimate:
         """Test error of a student on fresh sentences, from the definition.
 
         The outputs ``T x`` and ``S (x + p)`` are formed (in blocks of a few megabytes) and
         subtracted: nothing is shared with the Gram-matrix route of the risk.  The same task
         always uses the same fresh sentences, so two students are compared without sampling noise.
+        A bias-free task averages ``(1/L) tr[(T - S) sigma**2 (T - S)^T]`` instead.
 
         Parameters
         ----------
@@ -216,6 +244,10 @@ class Task:
             T = self.model.target.matrix((x @ self.teacher)[..., None])
             z = x + _positions(self.model, d)
             S = self.model.student.matrix((z @ Q)[..., None])
+            if self.bias_free:
+                errors[part] = self.model.spectrum.variance * np.sum((T - S) ** 2, axis=(1, 2)) / L
+                leaks[part] = 0.0
+                continue
             residual = T @ x - S @ z
             errors[part] = np.einsum("nld,nld->n", residual, residual) / L
             leaks[part] = position_square(S, self.model.positions)
@@ -223,11 +255,12 @@ class Task:
         return ErrorEstimate(float(errors.mean()), float(stderr), float(leaks.mean()), samples)
 
     @property
-    def _matrix(self) -> NDArray[np.float64]:
+    def _matrix(self) -> NDArray[np.floating]:
         return self.tokens.reshape(-1, self.d)
 
     def _fields(self, Q: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (self._matrix @ Q).reshape(self.tokens.shape[:2])
+        h = self._matrix @ Q.astype(self.tokens.dtype, copy=False)
+        return h.astype(float, copy=False).reshape(self.tokens.shape[:2])
 
     def _checked(self, Q: ArrayLike) -> NDArray[np.float64]:
         Q = np.asarray(Q, dtype=float)
@@ -243,12 +276,20 @@ def draw_task(
     lam: float,
     seed: int | Sequence[int],
     *,
+    bias_free: bool = False,
+    dtype: str = "float64",
     memory_limit: float = DEFAULT_MEMORY_LIMIT,
 ) -> Task:
     """Draw a teacher and ``n = round(alpha d)`` training sentences.
 
     Sentences have independent N(0, sigma**2) entries and the teacher N(0, 1) entries.  Teacher,
     sentences, fresh sentences and random start come from independent streams of the one seed.
+
+    The bias-free variant has the same limit but none of the explicit terms of order 1/d: the
+    teacher is scaled and projected to ``|Q*|**2 = d`` and ``Q*.p = 0``, and in risk and test error
+    the Gram matrices ``xx^T/d``, ``x(x+p)^T/d``, ``(x+p)(x+p)^T/d`` are replaced by their common
+    limit ``sigma**2 I``.  Critical points of its risk are exactly the fixed points of message
+    passing (:mod:`gamp_theory.empirical.gamp`).
 
     Parameters
     ----------
@@ -263,6 +304,11 @@ def draw_task(
     seed : int or sequence of int
         Non-negative; a sequence names one instance of a study, as in ``(seed, instance)``.
         Trailing zeros do not count: 7 and (7, 0) are the same draw.
+    bias_free : bool
+        Whether to draw the variant without the 1/d bias.
+    dtype : {"float64", "float32"}
+        Precision of the data matrix and of the products with it.  In float32, which rounds the
+        same draw, gradients are good to about 1e-6 of their typical entry.
     memory_limit : float
         Bytes that the task may hold.
 
@@ -287,36 +333,67 @@ def draw_task(
     if n < 1:
         raise ValueError(f"alpha*d must round to 1 sentence or more, got alpha*d = {alpha * d:.3g}")
     seed = _checked_seed(seed)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {tuple(DTYPES)}, got {dtype!r}")
     L = model.target.tokens
-    # The data matrix, and a few L x L matrices a sentence while they are being formed.
-    needed = 8 * n * L * (d + 6 * L)
+    # The data matrix; beside it gram, cross and teacher fields, and one block while it is drawn.
+    needed = DTYPES[dtype] * n * L * d + 8 * n * L * (2 * L + 1)
+    needed += 3 * min(max(_BLOCK_BYTES, 8 * L * d), 8 * n * L * d)
     if not needed <= memory_limit:
         raise ValueError(
             f"d = {d} and alpha = {alpha:g} need {needed:.3g} bytes, more than memory_limit = "
             f"{memory_limit:.3g}; lower d or alpha, or raise memory_limit"
         )
+    return _draw(model, d, n, lam, seed, bias_free, dtype)
 
+
+def _draw(
+    model: AttentionModel,
+    d: int,
+    n: int,
+    lam: float,
+    seed: int | tuple[int, ...],
+    bias_free: bool,
+    dtype: str,
+) -> Task:
+    L, variance = model.target.tokens, model.spectrum.variance
     teacher = _stream(seed, _TEACHER).standard_normal(d)
-    x = _sentences(_stream(seed, _SENTENCES), n, d, model)  # over sqrt(d)
-    T = model.target.matrix((x @ teacher)[..., None])
+    if bias_free:
+        teacher -= teacher.mean()  # all p_l are multiples of (1, ..., 1)
+        teacher *= math.sqrt(d) / np.linalg.norm(teacher)
     positions = _positions(model, d)
-    xx = x @ np.swapaxes(x, -1, -2)
-    xz = xx + x @ positions.T
-    x += positions  # in place: from here on these are the student's tokens, and no copy is kept
-    zz = x @ np.swapaxes(x, -1, -2)
-    task = Task(
+    tokens = np.empty((n, L, d), dtype=dtype)
+    fields, cross = np.empty((n, L)), np.empty((n, L, L))
+    gram = np.empty((n, L, L))
+    target_square = 0.0
+    rng = _stream(seed, _SENTENCES)
+    block = max(1, _BLOCK_BYTES // (8 * L * d))
+    for first in range(0, n, block):
+        part = slice(first, min(first + block, n))
+        x = _sentences(rng, part.stop - part.start, d, model)  # over sqrt(d)
+        fields[part] = x @ teacher
+        T = model.target.matrix(fields[part][..., None])
+        xx = variance * np.eye(L) if bias_free else x @ np.swapaxes(x, -1, -2)
+        xz = xx if bias_free else xx + x @ positions.T
+        target_square += float(np.sum(T * (T @ xx)))
+        cross[part] = T @ xz
+        x += positions  # from here on these are the student's tokens
+        gram[part] = xx if bias_free else x @ np.swapaxes(x, -1, -2)
+        tokens[part] = x
+    for array in (teacher, fields, tokens, gram, cross):
+        array.setflags(write=False)
+    return Task(
         model=model,
         lam=lam,
         seed=seed,
+        bias_free=bias_free,
         teacher=teacher,
-        tokens=x,
-        gram=zz,
-        cross=T @ xz,
-        target_square=float(np.sum(T * (T @ xx))),
+        teacher_fields=fields,
+        tokens=tokens,
+        gram=gram,
+        cross=cross,
+        target_square=target_square,
     )
-    for array in (task.teacher, task.tokens, task.gram, task.cross):
-        array.setflags(write=False)
-    return task
 
 
 def position_square(
