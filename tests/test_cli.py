@@ -264,6 +264,27 @@ def test_an_instance_that_does_not_converge_is_kept_and_exits_1(capsys, monkeypa
     assert {instance["status"] for instance in document["instances"]} == {"iteration_limit"}
 
 
+def test_gamp_stands_beside_state_evolution(capsys):
+    options = ("--d", 400, "--alpha", 1.5, "--iterations", 3, "--seed", 2)
+    code, document = run_json(capsys, "gamp", *options)
+    assert (code, document["status"]) == (1, "iteration_limit")  # three are not enough
+    found, theory = document["trajectory"], document["state_evolution"]
+    assert [state["iteration"] for state in found] == [state["iteration"] for state in theory]
+    assert found[-1].keys() == theory[-1].keys() == {"iteration", "m", "theta", "q", "V", "step"}
+    assert found[-1]["step"] is None
+    for name in ("m", "theta", "q", "V"):
+        assert found[0][name] == pytest.approx(theory[0][name], rel=0.2)  # where both begin
+    # one map, and fluctuations of order 1/sqrt(d)
+    assert found[1]["V"] == pytest.approx(theory[1]["V"], rel=0.15)
+
+
+def test_damped_gamp_reaches_a_fixed_point(capsys):
+    options = ("--d", 200, "--alpha", 2, "--damping", 0.5, "--iterations", 400, "--lam", 0.05)
+    code, document = run_json(capsys, "gamp", *options)
+    assert (code, document["status"]) == (0, "converged")
+    assert document["state_evolution"] == []
+
+
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_validate_runs_the_study_of_the_checkout(capsys, monkeypatch, exit_code):
     from validation import first_check

@@ -9,7 +9,8 @@ import pytest
 from command import run
 
 from gamp_theory import cli, starts, state_evolution, transitions
-from gamp_theory.cli import arguments, simulate, threshold
+from gamp_theory.cli import arguments, gamp, simulate, threshold
+from gamp_theory.empirical import gamp as message_passing
 from gamp_theory.empirical import training
 from gamp_theory.model import AttentionModel
 
@@ -93,7 +94,10 @@ def no_work(monkeypatch):
         ("simulate --alpha 1 --seed -1", ["seed", "at least 0", "-1"]),
         ("simulate --alpha 1 --jobs 0", ["jobs", "at least 1", "0"]),
         ("simulate --alpha 1 --start zero", ["--start", "'zero'", "semantic"]),
-        ("simulate --alpha 1 --optimizer gd", ["optimizer", "lbfgs", "'gd'"]),
+        ("gamp --alpha 1 --d 1", ["d must", "1"]),
+        ("gamp --alpha 1 --iterations 0", ["iterations", "at least 1", "0"]),
+        ("gamp --alpha 1 --damping 1", ["damping", "[0, 1)", "1.0"]),
+        ("gamp --alpha 1 --seed -1", ["seed", "-1"]),
         ("simulate --alpha 1 --optimizer sgd", ["--optimizer", "'sgd'", "lbfgs"]),
         ("demo --out /dev/null", ["out", "directory", "/dev/null"]),
         ("phase_diagram", ["'phase_diagram'", "solve"]),
@@ -174,6 +178,7 @@ def test_what_can_be_chosen_is_what_the_library_knows():
     assert arguments.STARTS == starts.STARTS
     assert threshold.KINDS == transitions.KINDS
     assert simulate.OPTIMIZERS == training.OPTIMIZERS
+    assert gamp.ONSAGER == message_passing.ONSAGER
     default = AttentionModel.mixture()
     assert arguments.target(arguments.DEFAULT_TARGET) == default.target.A
     options = cli._parser().parse_args(["solve", "--alpha", "1"])
