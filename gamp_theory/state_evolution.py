@@ -390,7 +390,7 @@ class _Solver:
                 jacobian = self.jacobian(x)
                 continue
             error = rule.error(Overlaps.from_array(x), averages)
-            self.other_maps += 2
+            self.other_maps += rule.comparisons
             point = (rule, averages, residual, error)
             ratio = self.worst(x, averages, error, residual, jacobian)
             if ratio <= 1:

@@ -11,6 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.polynomial.legendre import leggauss
 from scipy.spatial import ConvexHull
 
@@ -160,6 +162,38 @@ def test_signs_of_the_overlaps(rule):
         minus = make(at, 1e-4).averages(at)
         expected = replace(plus, **{name + "_hat": -getattr(plus, name + "_hat")})
         assert relative(minus, expected) < 3e-4
+
+
+contrast = st.floats(0.05, 0.95)
+states = st.builds(
+    lambda q, m, V, share: Overlaps(q, m, V, share * math.sqrt(MODEL.rho * q)),
+    st.floats(0.02, 0.2),
+    st.sampled_from([0.0, 0.1, -0.25]),
+    st.floats(1.0, 12.0),
+    st.sampled_from([0.0, 0.5, -0.8]),
+)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(states, contrast, contrast, st.floats(0.0, 0.9))
+def test_symmetries_of_the_averages(overlaps, first, second, omega):
+    """Exchange of the tokens, signs of the overlaps, and subspaces that are not left."""
+    A = ((first, 1 - first), (second, 1 - second))
+    model = AttentionModel.mixture(omega=omega, A=A)
+    found = PairChannel(model).rule(overlaps, 1e-4).averages(overlaps)
+    if overlaps.m == 0:
+        assert found.m_hat == 0
+    if overlaps.theta == 0:
+        assert found.theta_hat == 0
+    # token 2 becomes token 1: its row of A is read backwards, and m changes sign
+    exchanged = AttentionModel.mixture(omega=omega, A=tuple(row[::-1] for row in A[::-1]))
+    for other, sign_m, sign_theta in ((exchanged, -1, 1), (model, -1, 1), (model, 1, -1)):
+        at = replace(overlaps, m=sign_m * overlaps.m, theta=sign_theta * overlaps.theta)
+        again = PairChannel(other).rule(at, 1e-4).averages(at)
+        expected = replace(
+            found, m_hat=sign_m * found.m_hat, theta_hat=sign_theta * found.theta_hat
+        )
+        assert relative(again, expected) < 1e-3
 
 
 # ------------------------------------------------------------------------------ hand-over

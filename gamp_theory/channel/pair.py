@@ -81,6 +81,11 @@ class PairRule:
         """Slices that one evaluation integrates, about ten microseconds each; 0 for a plane."""
         return self.nodes.slices if isinstance(self.nodes, SliceRule) else 0
 
+    @property
+    def comparisons(self) -> int:
+        """Evaluations that :meth:`error` takes: the coarser rules, and once more its own."""
+        return 1 + (min(2, self.nodes.level) if isinstance(self.nodes, PlaneRule) else 1)
+
     def averages(self, overlaps: Overlaps) -> ChannelAverages:
         """The averages at overlaps near those that the rule was made for."""
         return _evaluate(self.model, overlaps, self.nodes)[0]
