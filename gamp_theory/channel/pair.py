@@ -37,6 +37,8 @@ SAFETY = 2.0
 TWO_LEVELS = 8.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
+#: With half of the angles the error is larger by this at least: the order of a kink is two.
+HALF_ANGLES = 3.0
 #: What a truncated hole can cost, relative to the density that was cut off.
 TRUNCATION = 5.0
 #: What a hole whose chords miss its edge can cost, relative to its spurious mass.
@@ -93,8 +95,8 @@ class PairRule:
     def error(self, overlaps: Overlaps, averages: ChannelAverages) -> ChannelAverages:
         """Signed estimate of the error of `averages`: a coarser rule against this one.
 
-        What the two have in common (holes cut short, cells left out) is added with the sign of
-        the difference.
+        What the two have in common (holes cut short, slices with a piece missing, angles) is added
+        with the sign of the difference.
         """
         fine = averages.as_array()
 
@@ -110,10 +112,9 @@ class PairRule:
         else:
             tol = min(COARSER * self.tol, 0.01)
             difference = SAFETY * less(slice_rule(self.model, self.at, tol, even=self.even))
-        _, shared = _evaluate(self.model, overlaps, self.nodes)
-        return ChannelAverages.from_array(
-            difference + np.copysign(shared * np.abs(fine), difference)
-        )
+        # what a coarser rule of the kind has in common with this one
+        shared = _evaluate(self.model, overlaps, self.nodes)[1]
+        return ChannelAverages.from_array(difference + np.copysign(shared, difference))
 
 
 class PairChannel:
@@ -183,13 +184,15 @@ class PairChannel:
 
 def _evaluate(
     model: AttentionModel, overlaps: Overlaps, rule: PlaneRule | SliceRule
-) -> tuple[ChannelAverages, float]:
-    """Averages, and the relative error that a finer rule of the kind would share."""
+) -> tuple[ChannelAverages, NDArray[np.float64]]:
+    """Averages, and estimates of the errors that a coarser rule of the kind may share."""
     if isinstance(rule, SliceRule):
         averages, report = slice_averages(model, overlaps, rule)
-        return averages, report.unresolved
+        fine = averages.as_array()
+        angles = abs(report.fewer.as_array() - fine) / HALF_ANGLES
+        return averages, angles + report.unresolved * abs(fine)
     averages, diagnostics = plane_averages(model, overlaps, rule)
-    return averages, _shared(diagnostics)
+    return averages, _shared(diagnostics) * abs(averages.as_array())
 
 
 def _shared(seen: PlaneDiagnostics) -> float:

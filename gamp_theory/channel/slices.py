@@ -59,6 +59,8 @@ class SliceRule:
         Teacher fields.
     weight : array, shape (n,)
         Their weights.
+    fewer : array, shape (n,)
+        Weights of the rule with every other angle only.
     radius : array, shape (n,)
         How far the prox can be from the window of w.
     ends : array, shape (n, p + 1)
@@ -73,6 +75,7 @@ class SliceRule:
 
     y: NDArray[np.float64]
     weight: NDArray[np.float64]
+    fewer: NDArray[np.float64]
     radius: NDArray[np.float64]
     ends: NDArray[np.float64]
     panels: NDArray[np.int64]
@@ -102,7 +105,9 @@ class SliceReport:
     jump_mass : float
         J, summed over the jumps.
     unresolved : float
-        Probability mass of cells that could not be treated.
+        Probability mass that slices lack.
+    fewer : ChannelAverages
+        The averages with every other angle only.
     """
 
     mass: float
@@ -110,6 +115,7 @@ class SliceReport:
     contraction: float
     jump_mass: float
     unresolved: float
+    fewer: ChannelAverages
 
 
 def width(model: AttentionModel, overlaps: Overlaps) -> float:
@@ -143,11 +149,25 @@ def slice_averages(
         ),
         (rule.y, rule.radius, rule.ends, rule.panels),
     )
-    mass, gg, g_m, g_y, score, loss, loss_omega, slope, contraction, jump, unresolved = (
-        rule.weight @ draws
-    ).tolist()
-    V_hat = score / state.s**2
-    averages = ChannelAverages(
+    totals = rule.weight @ draws
+    mass, slope, contraction, jump_mass, unresolved = totals[[0, 7, 8, 9, 10]].tolist()
+    return _averages(model, overlaps, totals), SliceReport(
+        mass,
+        slope,
+        contraction,
+        jump_mass,
+        unresolved,
+        _averages(model, overlaps, rule.fewer @ draws),
+    )
+
+
+def _averages(
+    model: AttentionModel, overlaps: Overlaps, totals: NDArray[np.float64]
+) -> ChannelAverages:
+    """The averages out of what the kernels add up (`slices_kernels.OUTPUTS`)."""
+    gg, g_m, g_y, score, loss, loss_omega = totals[1:7].tolist()
+    V_hat = score / width(model, overlaps) ** 2
+    return ChannelAverages(
         q_hat=gg,
         m_hat=g_m if overlaps.m else 0.0,
         V_hat=V_hat,
@@ -155,7 +175,6 @@ def slice_averages(
         loss=loss,
         loss_omega=loss_omega,
     )
-    return averages, SliceReport(mass, slope, contraction, jump, unresolved)
 
 
 def slice_rule(
@@ -378,13 +397,14 @@ def _join(parts: list[_Ray]) -> _Ray:
 
 def _assemble(problem: _Problem, rays: list[_Ray]) -> _Assembled:
     """The trapezoid rule over equidistant angles: by symmetry its two ends count half."""
-    angular = np.full(len(rays), 1 / (len(rays) - 1))
-    angular[[0, -1]] /= 2
-    weight = np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)])
+    angular = _trapezoid(len(rays))
+    fewer = np.zeros(len(rays))
+    fewer[::2] = _trapezoid((len(rays) + 1) // 2)
     whole = _join(rays)
     rule = SliceRule(
         whole.y,
-        weight,
+        np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)]),
+        np.concatenate([a * ray.weight for a, ray in zip(fewer, rays, strict=True)]),
         whole.radius,
         whole.ends[:, : whole.panels.max() + 1],
         whole.panels,
@@ -392,6 +412,12 @@ def _assemble(problem: _Problem, rays: list[_Ray]) -> _Assembled:
         problem.search,
     )
     return _Assembled(rule, angular @ np.array([ray.integral for ray in rays]))
+
+
+def _trapezoid(points: int) -> NDArray[np.float64]:
+    weights = np.full(points, 1 / (points - 1))
+    weights[[0, -1]] /= 2
+    return weights
 
 
 def _graded(onsets_: list[float], s: float, cut: float) -> list[float]:
