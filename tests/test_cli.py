@@ -286,8 +286,8 @@ def test_damped_gamp_reaches_a_fixed_point(capsys):
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_validate_runs_the_study_of_the_checkout(capsys, monkeypatch, exit_code):
-    from validation import first_check
+def test_validate_runs_the_studies_of_the_checkout(capsys, monkeypatch, exit_code):
+    from validation import first_check, runner
 
     asked = []
 
@@ -297,12 +297,26 @@ def test_validate_runs_the_study_of_the_checkout(capsys, monkeypatch, exit_code)
         return exit_code
 
     monkeypatch.setattr(first_check, "main", study)
+    monkeypatch.setattr(runner, "main", study)
     code, document = run_json(capsys, "validate", "--quick", "--alpha", 2)
     assert code == exit_code
     assert document == {"status": "agree", "message": "fine"}
     assert run(capsys, "validate")[:2] == (exit_code, '{"status": "agree", "message": "fine"}\n')
-    assert asked == [["--json", "--d", "500", "--instances", "6", "--alpha=2.0"], []]
-    first_check._parser().parse_args(asked[0])  # it knows these options
+    assert run_json(capsys, "validate", "curve", "--quick", "--jobs", 1) == (code, document)
+    assert asked == [
+        ["--json", "--d", "500", "--instances", "6", "--alpha=2.0", "--jobs=2"],
+        ["--jobs=2"],
+        ["--json", "--quick", "--jobs=1", "curve"],
+    ]
+    first_check._parser().parse_args(asked[0])  # they know these options
+    runner._parser().parse_args(asked[2])
+
+
+@pytest.mark.parametrize("arguments", [("kurve",), ("curve", "--alpha", 1), ("--jobs", 0)])
+def test_validate_refuses(capsys, arguments):
+    code, document = run_json(capsys, "validate", *arguments)
+    assert code == 2
+    assert document["status"] == "bad_input"
 
 
 def test_validate_says_that_the_studies_are_not_there(capsys, monkeypatch, tmp_path):

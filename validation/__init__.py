@@ -1,4 +1,4 @@
-"""Studies that hold the theory against finite dimension; `python -m validation.first_check`."""
+"""Studies that hold the theory against finite dimension; `python -m validation`."""
 
 import os
 

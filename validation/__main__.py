@@ -1,8 +1,8 @@
-"""``python -m validation``: the first check of theory against simulation."""
+"""``python -m validation [STUDY...] [--quick] [--jobs N]``: the studies of theory against d."""
 
 import sys
 
-from validation.first_check import main
+from validation.runner import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

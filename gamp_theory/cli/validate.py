@@ -1,4 +1,4 @@
-"""``validate``: the study of the checkout that holds theory against simulation."""
+"""``validate``: the studies of the checkout that hold theory against simulation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import gamp_theory
-from gamp_theory.cli.answer import BAD_INPUT, UNSETTLED, Answer
-from gamp_theory.cli.arguments import Commands, add_command, number
+from gamp_theory.cli.answer import BAD_INPUT, INTERRUPTED, UNSETTLED, Answer, BadInput
+from gamp_theory.cli.arguments import Commands, add_command, integer, number
 
 __all__ = ["EMPTY", "add_parser", "run"]
 
 EMPTY: Mapping[str, Any] = {}
+POINT = ("alpha", "omega", "sigma", "lam")
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,16 +25,26 @@ def add_parser(commands: Commands) -> None:
     command = add_command(
         commands,
         "validate",
-        "Hold the theory against simulation. Runs the study validation.first_check of the source "
-        "checkout: training at finite d, from the semantic start, z-scores against the fixed "
-        "point.",
+        "Hold the theory against simulation. Runs studies of the source checkout (python -m "
+        "validation); or, where a point is given by any of --alpha, --omega, --sigma, --lam, "
+        "training at that point from the semantic start. Exits 1 if they disagree.",
     )
-    command.add_argument("--quick", action="store_true", help="d = 500 and 6 instances")
+    command.add_argument(
+        "studies", nargs="*", metavar="STUDY", help="names of studies (default: all)"
+    )
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="small d, few points, seconds; at a point, d = 500 and 6 instances",
+    )
+    command.add_argument(
+        "--jobs", type=integer, default=2, metavar="N", help="instances at a time (default: 2)"
+    )
     for name, text in (
-        ("alpha", "sample ratio n/d (default: 1.5)"),
-        ("omega", "weight of the positional part of the target (default: 0.3)"),
-        ("sigma", "standard deviation of the token entries (default: 0.5)"),
-        ("lam", "ridge (default: 0.01)"),
+        ("alpha", "sample ratio n/d (1.5 where another is given)"),
+        ("omega", "weight of the positional part of the target (likewise 0.3)"),
+        ("sigma", "standard deviation of the token entries (likewise 0.5)"),
+        ("lam", "ridge (likewise 0.01)"),
     ):
         command.add_argument(f"--{name}", type=number, help=text)
 
@@ -41,7 +52,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> Answer:
     """Run the study, if it is there."""
     root = Path(gamp_theory.__file__).resolve().parent.parent
-    if not (root / "validation" / "first_check.py").is_file():
+    if not (root / "validation" / "runner.py").is_file():
         message = (
             "The validation studies belong to the source checkout and are not part of an installed "
             "package; run this command from a clone of the repository."
@@ -53,23 +64,33 @@ def run(options: argparse.Namespace) -> Answer:
     import importlib
     import io
 
-    # Its package sets the threads of the BLAS before NumPy is imported.
-    first_check = importlib.import_module("validation.first_check")
     arguments = ["--json"] if options.json or options.out else []
-    if options.quick:
-        arguments += ["--d", "500", "--instances", "6"]
-    # The options of the model that it knows, where they were given.
-    for name in ("alpha", "omega", "sigma", "lam"):
-        if getattr(options, name) is not None:
-            arguments += [f"--{name}={getattr(options, name)!r}"]
+    given = [name for name in POINT if getattr(options, name) is not None]
+    if given:
+        if options.studies:
+            raise BadInput(f"a study has its own points, got {options.studies[0]!r} and {given[0]}")
+        module = "validation.first_check"
+        arguments += ["--d", "500", "--instances", "6"] if options.quick else []
+        arguments += [f"--{name}={getattr(options, name)!r}" for name in given]
+    else:
+        module = "validation.runner"
+        arguments += ["--quick"] if options.quick else []
+    arguments.append(f"--jobs={options.jobs}")
+    # Its package sets the threads of the BLAS before NumPy is imported.
+    study = importlib.import_module(module)
+    if not given:
+        unknown = [name for name in options.studies if name not in study.STUDIES]
+        if unknown:
+            raise BadInput(f"study must be one of {', '.join(study.STUDIES)}, got {unknown[0]!r}")
+        arguments += options.studies
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exit_code = first_check.main(arguments)
+        exit_code = study.main(arguments)
     text = printed.getvalue().rstrip("\n")
-    if not arguments or arguments[0] != "--json":
+    if arguments[0] != "--json":
         return Answer({}, text, exit_code)
     if not text:  # it has said on stderr why there is nothing
-        status = "bad_input" if exit_code == BAD_INPUT else "failed"
+        status = {BAD_INPUT: "bad_input", INTERRUPTED: "interrupted"}.get(exit_code, "failed")
         return Answer({"status": status, "message": "See standard error."}, "", exit_code)
     document = json.loads(text)
     return Answer(document, f"{document['status']}: {document['message']}", exit_code)

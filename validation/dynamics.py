@@ -1,0 +1,129 @@
+"""Undamped message passing, iterate by iterate, against the dynamics of state evolution."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from gamp_theory import AttentionModel
+from gamp_theory.empirical.gamp import message_passing
+from gamp_theory.empirical.task import draw_task
+from gamp_theory.overlaps import Overlaps
+from gamp_theory.trajectory import trajectory
+from validation.minima import BROKEN, FAMILY
+from validation.study import Case, Record, Study, Verdict, fixed_point, groups, row
+
+__all__ = ["STUDY"]
+
+#: alpha, lam, start, V at the start; a positional one has m = .25 and nothing else.
+POINTS = [
+    (2.0, 0.01, "semantic", 12.0),
+    (1.5, 0.01, "semantic", 15.0),
+    (1.5, 0.1, "positional", 3.0),
+]
+M_START = 0.25
+D, INSTANCES, ITERATIONS = 2000, 12, 10
+QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 500, 8, 4
+#: Iterations that are judged where the noise of finite d grows from one to the next.
+UNSTABLE = 3
+NAMES = ("q", "m", "theta", "V")
+
+
+def cases(quick: bool) -> list[Case]:
+    """Bias-free tasks: there the start has the overlaps of the limit exactly."""
+    points, d, instances, iterations = (
+        ([POINTS[0], POINTS[2]], QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS)
+        if quick
+        else (POINTS, D, INSTANCES, ITERATIONS)
+    )
+    return [
+        {
+            **FAMILY,
+            "d": d,
+            "alpha": alpha,
+            "lam": lam,
+            "start": start,
+            "V": V,
+            "iterations": iterations,
+            "seed": [53, number, instance],
+        }
+        for (number, (alpha, lam, start, V)), instance in itertools.product(
+            enumerate(points), range(instances)
+        )
+    ]
+
+
+def measure(case: Case) -> Record:
+    """Overlaps of every iterate of one task."""
+    model = AttentionModel.mixture(omega=case["omega"], sigma=case["sigma"])
+    task = draw_task(
+        model, case["d"], case["alpha"], case["lam"], tuple(case["seed"]), bias_free=True
+    )
+    start = "semantic" if case["start"] == "semantic" else np.full(case["d"], M_START)
+    found = message_passing(task, start, case["V"], max_iterations=case["iterations"])
+    record: Record = {name: getattr(found.trajectory, name).tolist() for name in NAMES}
+    return record | {"status": str(found.status)}
+
+
+def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
+    """All iterations where the fixed point attracts in all directions, else the first three."""
+    rows, problems, notes = [], [], []
+    for case, found in groups(cases, records, ("alpha", "lam", "start")):
+        where = f"{case['start']}, alpha = {case['alpha']:g}, lam = {case['lam']:g}"
+        broken = [r["status"] for r in found if r["status"] in ("non_finite", "left_domain")]
+        if broken:
+            problems.append(f"{where}: {len(broken)} instances ended early ({broken[0]})")
+            continue
+        point = fixed_point(case, problems)
+        if point is None:
+            continue
+        radius = max(
+            point.stability.spectral_radius,
+            *(abs(x) for x in point.stability.transverse.values() if x is not None),
+        )
+        iterations = case["iterations"]
+        trusted = iterations if radius < 1 else min(UNSTABLE, iterations)
+        rho = point.model.rho
+        start = (
+            Overlaps(q=rho, m=0.0, V=case["V"], theta=rho)
+            if case["start"] == "semantic"
+            else Overlaps(q=rho * M_START**2, m=M_START, V=case["V"], theta=0.0)
+        )
+        try:
+            states = trajectory(point.model, case["alpha"], case["lam"], start, iterations)
+        except ValueError as error:  # a map that leaves the domain of the overlaps
+            problems.append(f"{where}: state evolution: {error}")
+            continue
+        if len(states) <= iterations:
+            problems.append(f"{where}: state evolution leaves its domain at {len(states)}")
+            continue
+        for k, name in itertools.product(
+            range(1, iterations + 1), ("q", "V", BROKEN[case["start"]])
+        ):
+            value = getattr(states[k], name)
+            values = [r[name][k] for r in found]
+            rows.append(
+                row(f"{where}, iteration {k}", name, (value, 1e-4 * value), values, k <= trusted)
+            )
+        notes.append(
+            f"{where}: largest eigenvalue, transverse directions included, {radius:.3g}: "
+            f"{trusted} iterations are judged"
+        )
+    return Verdict(rows, problems, notes)
+
+
+STUDY = Study(
+    name="dynamics",
+    title="Message passing against state evolution, iterate by iterate",
+    text=(
+        "Undamped, from the same overlaps and V with g = 0, semantic Q = Q* included; the "
+        "Onsager term in Stein's form, which counts jumps. Bias-free tasks. Where an eigenvalue "
+        "of the map, transverse directions included, is outside the unit circle, the noise of "
+        "finite d grows with the iterations, and only the first three are judged."
+    ),
+    cases=cases,
+    measure=measure,
+    judge=judge,
+)

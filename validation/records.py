@@ -1,0 +1,94 @@
+"""Records of instances: written one by one, found again after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gamp_theory
+from gamp_theory.files import replacing
+from validation.study import Case, Record
+
+__all__ = ["Records", "provenance", "simulation_hash"]
+
+PACKAGE = Path(gamp_theory.__file__).resolve().parent
+#: What an instance depends on: it may change, but then old records are of another program.
+SOURCES = (
+    "empirical/*.py",
+    "mechanisms.py",
+    "model.py",
+    "spectrum.py",
+    "channel/sobol_kernels.py",
+)
+
+
+def simulation_hash() -> str:
+    """A hash of the files that simulate, which share no line with the theory above the model."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern)):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    for name in ("minima.py", "dynamics.py"):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def provenance() -> dict[str, str]:
+    """Versions of what the numbers come from."""
+    return {
+        "gamp_theory": gamp_theory.__version__,
+        "simulation": simulation_hash(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "scipy", "numba")},
+    }
+
+
+class Records:
+    """The finished instances of one study, in a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; what it holds is taken over if the same simulating sources made it.
+    fresh : bool
+        Whether to begin anew instead.
+    """
+
+    def __init__(self, path: Path, fresh: bool = False) -> None:
+        self.path = path
+        self.provenance = provenance()
+        self._found: dict[str, tuple[Case, Record]] = {}
+        if path.exists() and not fresh:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["provenance"]["simulation"] == self.provenance["simulation"]:
+                self.provenance = document["provenance"]
+                for entry in document["instances"]:
+                    self._found[_key(entry["case"])] = (entry["case"], entry["record"])
+
+    def get(self, case: Case) -> Record | None:
+        """The record of a case, if it is there."""
+        found = self._found.get(_key(case))
+        return None if found is None else found[1]
+
+    def add(self, case: Case, record: Record) -> None:
+        """Keep a finished instance, on disk as well."""
+        self._found[_key(case)] = (case, record)
+        entries = [{"case": c, "record": r} for c, r in self._found.values()]
+        entries.sort(key=lambda entry: _key(entry["case"]))  # whatever finished first
+        document: dict[str, Any] = {"provenance": self.provenance, "instances": entries}
+        with replacing(self.path) as temporary:
+            temporary.write_text(_lines(document), encoding="utf-8")
+
+
+def _key(case: Case) -> str:
+    return json.dumps(case, sort_keys=True)
+
+
+def _lines(document: dict[str, Any]) -> str:
+    """JSON with one instance a line."""
+    entries = ",\n".join(json.dumps(entry, sort_keys=True) for entry in document["instances"])
+    head = json.dumps(document["provenance"], sort_keys=True)
+    return f'{{"provenance": {head},\n"instances": [\n{entries}\n]}}\n'

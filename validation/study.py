@@ -1,0 +1,149 @@
+"""What a study is made of: cases to simulate, rows that hold them against the theory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gamp_theory import AttentionModel, ConvergenceError, FixedPoint, solve
+from gamp_theory.empirical.measure import mean_and_stderr, z_limit, z_score
+
+__all__ = [
+    "CLEAR_JUMP_MASS",
+    "SIGMAS",
+    "Case",
+    "Record",
+    "Row",
+    "Study",
+    "Verdict",
+    "fixed_point",
+    "groups",
+    "row",
+]
+
+#: How improbable a deviation has to be before a study fails, in standard deviations of a normal.
+SIGMAS = 4.0
+#: A fixed point is judged where its jump mass is at most this.  Replica symmetry is broken
+#: wherever it is positive, visibly where it is not small: there, rows are only reported.
+CLEAR_JUMP_MASS = 0.01
+
+Case = dict[str, Any]
+Record = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """One quantity at one place, theory against simulation.
+
+    Attributes
+    ----------
+    where, quantity : str
+        The point of the model, and what is compared there.
+    theory, theory_error : float
+        Value at d = infinity and its numerical error bar.
+    simulation, stderr : float
+        Mean over instances and its standard error.
+    instances : int
+        How many of them.
+    judged : bool
+        Whether the study fails if this row does; else it is reported only.
+    """
+
+    where: str
+    quantity: str
+    theory: float
+    theory_error: float
+    simulation: float
+    stderr: float
+    instances: int
+    judged: bool
+
+    @property
+    def z(self) -> float:
+        """Deviation of the simulation in combined standard errors."""
+        return z_score(self.simulation, self.stderr, self.theory, self.theory_error)
+
+    @property
+    def limit(self) -> float:
+        """The largest |z| that passes: the quantile of Student's t that `SIGMAS` is of a normal."""
+        return z_limit(self.instances, SIGMAS)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether |z| is within the limit; a NaN is not."""
+        return abs(self.z) <= self.limit
+
+
+class Verdict(NamedTuple):
+    """What a study found: rows, what failed apart from them, and remarks for the report."""
+
+    rows: list[Row]
+    problems: list[str]
+    notes: list[str]
+
+
+class Study(NamedTuple):
+    """A study, as the runner sees it.
+
+    Attributes
+    ----------
+    name, title, text : str
+        What it is called on the command line and in the report, and what it is about.
+    cases : callable
+        ``cases(quick)``: parameters of all instances, seeds included, as JSON can hold them.
+    measure : callable
+        ``measure(case)``: the numbers of one instance; knows nothing of the theory.
+    judge : callable
+        ``judge(cases, records)``: solves the theory and compares.
+    """
+
+    name: str
+    title: str
+    text: str
+    cases: Callable[[bool], list[Case]]
+    measure: Callable[[Case], Record]
+    judge: Callable[[Sequence[Case], Sequence[Record]], Verdict]
+
+
+def row(
+    where: str,
+    quantity: str,
+    theory: tuple[float, float],
+    values: Sequence[float],
+    judged: bool,
+) -> Row:
+    """The row of one quantity, from its values in all instances."""
+    sample = mean_and_stderr(values)
+    return Row(where, quantity, *theory, sample.mean, sample.stderr, sample.instances, judged)
+
+
+def groups(
+    cases: Sequence[Case], records: Sequence[Record], keys: Sequence[str]
+) -> list[tuple[Case, list[Record]]]:
+    """Instances of the same point: those whose cases agree in `keys`, in order of appearance."""
+    found: dict[tuple, tuple[Case, list[Record]]] = {}
+    for case, record in zip(cases, records, strict=True):
+        found.setdefault(tuple(case[key] for key in keys), (case, []))[1].append(record)
+    return list(found.values())
+
+
+def fixed_point(case: Mapping[str, Any], problems: list[str]) -> FixedPoint | None:
+    """The theory at a case; what is wrong with it goes to `problems`, and then there is none."""
+    model = AttentionModel.mixture(omega=case["omega"], sigma=case["sigma"])
+    start = case["start"]
+    where = f"alpha = {case['alpha']:g}, lam = {case['lam']:g}, {start}"
+    try:
+        point = solve(model, case["alpha"], case["lam"], start=start)
+    except (ConvergenceError, ValueError) as error:
+        problems.append(f"{where}: no fixed point: {error}")
+        return None
+    if point.branch != start:
+        problems.append(f"{where}: the theory ended on the {point.branch} branch")
+        return None
+    gap = abs(point.train_loss - point.train_loss_variational)
+    bar = math.hypot(point.errors.train_loss, point.errors.train_loss_variational)
+    if not gap <= 10 * bar + 1e-9:
+        problems.append(
+            f"{where}: the two forms of the training loss differ by {gap:.2g}, error bar {bar:.2g}"
+        )
+    return point
