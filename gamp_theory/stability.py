@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,15 @@ from gamp_theory.channel.contraction import contraction
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
 
-__all__ = ["MapJacobian", "Stability", "map_jacobian", "origin_stability", "stability"]
+__all__ = [
+    "MapJacobian",
+    "Stability",
+    "contracted",
+    "map_jacobian",
+    "origin_stability",
+    "spectrum",
+    "stability",
+]
 
 Vector = NDArray[np.float64]
 #: Difference steps: relative in the overlaps, and out of a subspace in units of sqrt(q).
@@ -126,16 +135,33 @@ def stability(
     alpha : float
     jacobian : MapJacobian
     """
+    return contracted(spectrum(jacobian), model, overlaps, alpha)
+
+
+def contracted(
+    known: Stability, model: AttentionModel, overlaps: Overlaps, alpha: float
+) -> Stability:
+    """The same with replicon and jump mass."""
+    regular = contraction(model, overlaps)
+    return replace(
+        known,
+        replicon=alpha * regular.value,
+        replicon_error=alpha * regular.error,
+        jump_mass=regular.jump_mass,
+    )
+
+
+def spectrum(jacobian: MapJacobian) -> Stability:
+    """What the Jacobian of the map alone says of stability; replicon and jump mass are NaN."""
     values = np.linalg.eigvals(jacobian.matrix)
     values = values[np.argsort(-values.real, kind="stable")]
-    regular = contraction(model, overlaps)
     return Stability(
         eigenvalues=tuple(complex(value) for value in values),
         spectral_radius=float(np.max(np.abs(values))),
         transverse=jacobian.transverse,
-        replicon=alpha * regular.value,
-        replicon_error=alpha * regular.error,
-        jump_mass=regular.jump_mass,
+        replicon=math.nan,
+        replicon_error=math.nan,
+        jump_mass=math.nan,
         stable=bool(np.all(values.real < 1)),
     )
 

@@ -23,13 +23,21 @@ from gamp_theory.numerics.fixed_point import (
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
 from gamp_theory.result import ConvergenceError, FixedPoint, FixedPointErrors, Status
-from gamp_theory.stability import MapJacobian, map_jacobian, origin_stability, stability
+from gamp_theory.stability import (
+    MapJacobian,
+    Stability,
+    map_jacobian,
+    origin_stability,
+    spectrum,
+    stability,
+)
 from gamp_theory.starts import STARTS, branch_name, named_start
 
 __all__ = [
     "ConvergenceError",
     "FixedPoint",
     "FixedPointErrors",
+    "Solver",
     "Status",
     "check_arguments",
     "solve",
@@ -120,7 +128,7 @@ def solve(
     for name, value in (("residual_tol", residual_tol), ("quadrature_tol", quadrature_tol)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
-    solver = _Solver(
+    solver = Solver(
         model,
         float(alpha),
         float(lam),
@@ -169,8 +177,12 @@ class _TooExpensive(Exception):
     """The slices that a solve may integrate are used up."""
 
 
-class _Solver:
-    """One solve: search with cheap rules, then polish with frozen ones."""
+class Solver:
+    """One solve: search with cheap rules, then polish with frozen ones.
+
+    Its parts serve whoever has a state already: :meth:`polish` makes a fixed point of one that is
+    close, :meth:`worst` judges error bars, :meth:`assemble` puts a result together.
+    """
 
     def __init__(
         self,
@@ -182,14 +194,15 @@ class _Solver:
         residual_tol: float,
         quadrature_tol: float,
         with_stability: bool,
+        with_replicon: bool = True,
     ) -> None:
-        self.with_stability = with_stability
+        self.with_stability, self.with_replicon = with_stability, with_replicon
         self.model, self.alpha, self.lam, self.start = model, alpha, lam, start
         self.tol, self.residual_tol, self.quadrature_tol = tol, residual_tol, quadrature_tol
         self.channel = PairChannel(model)
         self.began = time.perf_counter()
         self.last: Vector | None = None
-        self.cost = 0
+        self.cost, self.largest_cost = 0, LARGEST_COST
         self.maps = 0
         self.other_maps = 0
         rho = model.rho
@@ -319,7 +332,7 @@ class _Solver:
         """Count a map of the search or the polish, and stop a solve that costs too much."""
         self.maps += 1
         self.cost += rule.cost
-        if self.cost > LARGEST_COST:
+        if self.cost > self.largest_cost:
             raise _TooExpensive
 
     def moved(self, x: Vector, rule: PairRule) -> float:
@@ -365,11 +378,11 @@ class _Solver:
         self.other_maps += jacobian.evaluations
         return jacobian
 
-    def polish(self, x: Vector) -> FixedPoint:
+    def polish(self, x: Vector, jacobian: MapJacobian | None = None) -> FixedPoint:
         """Newton's method on a frozen rule, which is refined until the error bars allow."""
         tol = slices_tol = self.quadrature_tol
         status = Status.QUADRATURE_LIMIT
-        jacobian = self.jacobian(x)
+        jacobian = jacobian or self.jacobian(x)
         point = None
         refused = 0
         for _ in range(ROUNDS):
@@ -534,10 +547,16 @@ class _Solver:
             status=status,
             **self.account(),
             rule=rule.kind,
-            stability=(
-                stability(model, overlaps, self.alpha, jacobian) if self.with_stability else None
-            ),
+            stability=self.judged(overlaps, jacobian),
         )
+
+    def judged(self, overlaps: Overlaps, jacobian: MapJacobian) -> Stability | None:
+        """As much of the stability as has been asked for."""
+        if not self.with_stability:
+            return None
+        if not self.with_replicon:
+            return spectrum(jacobian)
+        return stability(self.model, overlaps, self.alpha, jacobian)
 
     def zero(self) -> FixedPoint:
         """The fixed point Q = 0, in closed form."""

@@ -21,7 +21,7 @@ LAYERS = [
     {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
-    {"transitions", "branches", "check", "identities", "records", "trajectory"},
+    {"transitions", "branches", "branch_map", "check", "identities", "records", "trajectory"},
     {"phase_diagram", "sweep", "datasets"},
     {"cli", "plotting", "__main__"},
 ]

@@ -22,7 +22,7 @@ def no_work(monkeypatch):
     def work(*_, **__):
         pytest.fail("something was computed")
 
-    monkeypatch.setattr(state_evolution._Solver, "run", work)
+    monkeypatch.setattr(state_evolution.Solver, "run", work)
     monkeypatch.setattr("gamp_theory.transitions._Search.sample", work)
     monkeypatch.setattr("gamp_theory.empirical.task._sentences", work)
 
@@ -131,7 +131,7 @@ def test_ctrl_c_exits_130_with_a_line(capsys, monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(state_evolution._Solver, "run", interrupted)
+    monkeypatch.setattr(state_evolution.Solver, "run", interrupted)
     path = tmp_path / "point.json"
     code, out, err = run(capsys, "solve", "--alpha", 1, "--json", "--out", path)
     assert code == 130

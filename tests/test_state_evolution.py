@@ -326,7 +326,7 @@ def test_repr_is_for_people():
     ],
 )
 def test_bad_input_is_refused_before_any_work(monkeypatch, arguments, parts):
-    monkeypatch.setattr(state_evolution, "_Solver", None)  # any work would fail
+    monkeypatch.setattr(state_evolution, "Solver", None)  # any work would fail
     with pytest.raises(ValueError, match=parts[0]) as caught:
         solve(MODEL, **{"alpha": 1.25, "lam": 0.01, **arguments})
     assert all(part in str(caught.value) for part in parts), str(caught.value)

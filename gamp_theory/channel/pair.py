@@ -6,7 +6,7 @@ one; it knows where it can not be used.  The slice rule takes over there by itse
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,9 @@ HOLE = 30.0
 MASS = 0.1
 #: What the tests of the plane rule can not tell from rounding.
 LEAST_LOSS = 1e-7
-#: Level of the plane rule that is tried where a coarser one fails its tests.
-SECOND_LEVEL = 4
+#: Levels of the plane rule that are tried where a coarser one fails its tests: where a hole is cut
+#: short depends on the nodes, so that one may do where another does not.
+FURTHER_LEVELS = (4, 5)
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class PairRule:
     def comparisons(self) -> int:
         """Evaluations that :meth:`error` takes: the coarser rules, and once more its own."""
         return 1 + (min(2, self.nodes.level) if isinstance(self.nodes, PlaneRule) else 1)
+
+    def for_model(self, model: AttentionModel) -> PairRule:
+        """The same nodes for a model nearby: a smooth function of omega and sigma, too."""
+        nodes = self.nodes
+        if isinstance(nodes, SliceRule):  # those of a plane are in units of sigma
+            nodes = replace(nodes, y=nodes.y * (model.sigma / self.model.sigma))
+        return replace(self, model=model, nodes=nodes)
 
     def averages(self, overlaps: Overlaps) -> ChannelAverages:
         """The averages at overlaps near those that the rule was made for."""
@@ -156,7 +164,7 @@ class PairChannel:
         """
         level = max(1, int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol)))
         # where holes are hard to follow, a finer plane is still far cheaper than slices
-        for attempt in sorted({level, max(level, SECOND_LEVEL)}):
+        for attempt in sorted({level, *(max(level, n) for n in FURTHER_LEVELS)}):
             if attempt < len(PLANE_TOLERANCES):
                 try:
                     nodes = plane_rule(self.model, overlaps, attempt, flip=None if even else False)

@@ -16,7 +16,7 @@ Scale x, p and R so that 1 is a natural unit of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
@@ -42,6 +42,7 @@ Vector = NDArray[np.float64]
 
 LOCATE = 40  # steps of the search for a special point along the curve
 LOCATED = 1e-10  # length that is as good as none
+STATIONARY = 1e-14  # the same for p at a fold, where it is stationary
 REFINE = 12  # Newton steps of the augmented system of a fold
 
 
@@ -70,6 +71,9 @@ class Problem:
         ``(x, p) -> R``, shape (n,); not finite outside its domain.
     jacobian : callable, optional
         ``(x, p, R) -> [R_x, R_p]``, shape (n, n + 1).  Forward differences by default.
+    accurate : callable, optional
+        The same, where special points are located.  By default `jacobian`, or central differences
+        if there is none.
     prepare : callable, optional
         Called with the predicted ``(x, p)`` before a step is corrected: the residual has to stay
         the same function until the next call.
@@ -77,6 +81,7 @@ class Problem:
 
     residual: Callable[[Vector, float], Vector]
     jacobian: Callable[[Vector, float, Vector], Vector] | None = None
+    accurate: Callable[[Vector, float, Vector], Vector] | None = None
     prepare: Callable[[Vector, float], None] | None = None
 
 
@@ -190,12 +195,15 @@ class Curve:
     stop : Stop
     evaluations : int
         Residuals in all, those that located special points included.
+    unlocated : int
+        Changes of sign between neighbours for which no special point was found.
     """
 
     points: tuple[CurvePoint, ...]
     special: tuple[SpecialPoint, ...]
     stop: Stop
     evaluations: int
+    unlocated: int = 0
 
     @property
     def x(self) -> Vector:
@@ -216,8 +224,10 @@ def follow_curve(
     *,
     control: StepControl | None = None,
     back_to: float = math.nan,
+    through: Sequence[float] = (),
     tangent: ArrayLike | None = None,
     on_point: Callable[[CurvePoint], bool] | None = None,
+    on_special: Callable[[SpecialPoint], object] | None = None,
 ) -> Curve:
     """Follow the solution through ``(x, p)``, at first towards `to`.
 
@@ -232,10 +242,15 @@ def follow_curve(
     back_to : float, optional
         The other end of the range, for a curve that turns back: it ends there, too.  By default
         nowhere, so that such a curve ends by one of the other limits.
+    through : sequence of float, optional
+        Values of p at which the curve is to have a point, exactly, wherever it passes them.
     tangent : array, shape (n + 1,), optional
         Direction of the first step, where "towards `to`" is not enough (near a fold).
     on_point : callable, optional
-        Called with each point; the curve ends there if it returns True.
+        Called with each point, while the residual is still as it was when the point was corrected;
+        the curve ends there if it returns True.
+    on_special : callable, optional
+        Called with each special point, while the residual is as it was when that was located.
 
     Returns
     -------
@@ -248,7 +263,7 @@ def follow_curve(
     """
     if to == p and tangent is None:
         raise ValueError(f"the curve starts at p = {p!r} and is to end there")
-    run = _Run(problem, control or StepControl(), to, back_to, on_point)
+    run = _Run(problem, control or StepControl(), to, back_to, through, on_point, on_special)
     return run.follow(np.asarray(x, dtype=float), float(p), tangent)
 
 
@@ -374,7 +389,9 @@ class _Corrector:
         return np.asarray(self.problem.residual(z[:-1], float(z[-1])), dtype=float)
 
     def slope(self, z: Vector, value: Vector, *, accurate: bool = False) -> Vector:
-        """``[R_x, R_p]``; `accurate` takes central differences where there is no Jacobian."""
+        """``[R_x, R_p]``; `accurate` where it is to be as good as it can be."""
+        if accurate and self.problem.accurate is not None:
+            return self.problem.accurate(z[:-1], float(z[-1]), value)
         if self.problem.jacobian is not None:
             return self.problem.jacobian(z[:-1], float(z[-1]), value)
         if accurate:
@@ -437,12 +454,16 @@ class _Run(_Corrector):
         control: StepControl,
         to: float,
         back_to: float,
+        through: Sequence[float],
         on_point: Callable[[CurvePoint], bool] | None,
+        on_special: Callable[[SpecialPoint], object] | None,
     ) -> None:
         super().__init__(problem, control)
-        self.to, self.back_to, self.on_point = to, back_to, on_point
+        self.ends, self.on_point, self.on_special = (to, back_to), on_point, on_special
+        self.marks = (to, back_to, *through)
         self.points: list[CurvePoint] = []
         self.special: list[SpecialPoint] = []
+        self.unlocated = 0
 
     def follow(self, x: Vector, p: float, tangent: ArrayLike | None) -> Curve:
         self.start(x, p, tangent)
@@ -458,24 +479,26 @@ class _Run(_Corrector):
                 break
             point, step, ended = advance
             point = replace(point, evaluations=self.evaluations - before)
-            self.look_between(self.points[-1], point)
             self.points.append(point)
             if self.on_point is not None and self.on_point(point):
                 stop = Stop.ENDED
                 break
+            self.look_between(self.points[-2], point)
             if ended is not None:
                 stop = ended
                 break
         return self.curve(stop)
 
     def curve(self, stop: Stop) -> Curve:
-        return Curve(tuple(self.points), tuple(self.special), stop, self.evaluations)
+        return Curve(
+            tuple(self.points), tuple(self.special), stop, self.evaluations, self.unlocated
+        )
 
     def start(self, x: Vector, p: float, tangent: ArrayLike | None) -> None:
         """The first point: at the given p, unless a direction says that p is not the parameter."""
         guess = np.append(x, p)
         unit = np.zeros(guess.size)
-        unit[-1] = math.copysign(1.0, self.to - p)
+        unit[-1] = math.copysign(1.0, self.ends[0] - p)
         across = unit if tangent is None else _unit(np.asarray(tangent, dtype=float))
         self.prepare(guess)
         found = self.correct(guess, across)
@@ -498,11 +521,11 @@ class _Run(_Corrector):
         here = self.points[-1]
         while step >= control.smallest:
             guess = self.predict(here, step)
-            end = self.crossed(here.p, guess[-1])
+            mark = self.crossed(here.p, guess[-1])
             across, forward = here.tangent, here.tangent
-            if end is not None:  # land on the end of the range: p is given there
-                guess = here.z + (guess - here.z) * (end - here.p) / (guess[-1] - here.p)
-                guess[-1] = end
+            if mark is not None:  # land on the end of the range, or on the mark: p is given there
+                guess = self.predict(here, step * (mark - here.p) / (guess[-1] - here.p))
+                guess[-1] = mark
                 across = np.zeros(guess.size)
                 across[-1] = 1.0
             length = float(np.linalg.norm(guess - here.z))
@@ -514,9 +537,10 @@ class _Run(_Corrector):
                 turn = math.acos(min(1.0, float(tangent @ here.tangent)))
                 stray = float(np.linalg.norm(z - guess)) / length
                 if turn <= control.angle and stray <= control.stray:
-                    point = CurvePoint(z[:-1], float(z[-1]), tangent, slope, size, 0)
-                    if end is not None:
-                        return point, step, Stop.REACHED
+                    here_p = float(z[-1]) if mark is None else mark
+                    point = CurvePoint(z[:-1], here_p, tangent, slope, size, 0)
+                    if mark is not None:
+                        return point, step, Stop.REACHED if mark in self.ends else None
                     if self.crossed(here.p, point.p) is None:
                         closed = self.closed(here, point)
                         return point, self.next_step(step, steps, turn), closed
@@ -533,11 +557,9 @@ class _Run(_Corrector):
         return z
 
     def crossed(self, p: float, beyond: float) -> float | None:
-        """The end of the range that lies between two values of p."""
-        for end in (self.to, self.back_to):
-            if p != end and (p - end) * (beyond - end) <= 0:
-                return end
-        return None
+        """The first mark, or end of the range, that lies between two values of p."""
+        between = [mark for mark in self.marks if mark != p and (p - mark) * (beyond - mark) <= 0]
+        return min(between, key=lambda mark: abs(mark - p), default=None)
 
     def closed(self, here: CurvePoint, point: CurvePoint) -> Stop | None:
         """Whether the step passes the first point, in its direction."""
@@ -574,58 +596,105 @@ class _Run(_Corrector):
     ) -> None:
         """Root of dp/ds, or of the bordered determinant, along the curve between neighbours.
 
-        Regula falsi as Illinois does it, with points that are corrected to the curve.  The
-        Jacobians of the neighbours belong to their predictions: the interval is a little longer.
+        Secants, with points that are corrected to the curve.  The residual is prepared where the
+        neighbours let the root be expected, and again where it has been found.
         """
         length = float(np.linalg.norm(right.z - left.z))
-        self.prepare(0.5 * (left.z + right.z))
 
-        def test(s: float) -> tuple[float, Vector, Vector, Vector] | None:
-            """The function at arclength s, the point, its tangent and its Jacobian."""
+        def test(s: float) -> _Test | None:
+            """The function at arclength s, with the point."""
             z, direction = _hermite(left, right, s / length)
-            z_new = self.newton(z, direction)
+            if kind == "fold":
+                found = self.correct(z, direction)
+                z_new = None if found is None else found[0]
+            else:  # consistent, but singular, at the point itself
+                z_new = self.newton(z, direction)
             if z_new is None:
                 return None
             slope = self.slope(z_new, self.residual(z_new), accurate=True)
-            tangent = self.tangent(slope, direction)
             if kind == "fold":
-                return float(tangent[-1]), z_new, tangent, slope
-            return float(np.linalg.det(np.vstack([slope, direction]))), z_new, direction, slope
+                tangent = self.tangent(slope, direction)
+                return _Test(s, float(tangent[-1]), z_new, tangent, slope)
+            value = float(np.linalg.det(np.vstack([slope, direction])))
+            return _Test(s, value, z_new, direction, slope)
 
-        a, b = -0.1 * length, 1.1 * length
-        at_a, at_b = test(a), test(b)
-        if at_a is None or at_b is None or at_a[0] * at_b[0] > 0:
-            return
-        fa, fb, best = at_a[0], at_b[0], at_a if abs(at_a[0]) < abs(at_b[0]) else at_b
-        ends = [at_a[1], at_b[1]]
-        for _ in range(LOCATE):
-            if b - a <= LOCATED or fa == fb:
-                break
-            s = a - fa * (b - a) / (fb - fa)
-            here = test(s)
-            if here is None:
-                break
-            if abs(here[0]) <= abs(best[0]):
-                best = here
-            if here[0] == 0 or min(s - a, b - s) < LOCATED:
-                break
-            if here[0] * fa < 0:
-                b, fb, fa, ends[1] = s, here[0], 0.5 * fa, here[1]
-            else:
-                a, fa, fb, ends[0] = s, here[0], 0.5 * fb, here[1]
-        _, z, tangent, slope = best
-        null = np.linalg.svd(np.vstack([slope, tangent]))[2][-1]
+        ends = [
+            point.tangent[-1]
+            if kind == "fold"
+            else np.linalg.det(np.vstack([point.jacobian, point.tangent]))
+            for point in (left, right)
+        ]
+        s = length * ends[0] / (ends[0] - ends[1])
+        root = None
+        # what is asked of the second pass is the least that it can tell
+        for close in (1e-2 * length, LOCATED):
+            self.prepare(_hermite(left, right, s / length)[0] if root is None else root.z)
+            offset = (0.1 if root is None else 1e-2) * length
+            root = self.secants(test, s, offset, close, kind == "fold")
+            if root is None or not -0.5 * length <= root.s <= 1.5 * length:
+                self.unlocated += 1
+                return
+            s = root.s
+        assert root is not None
+        null = np.linalg.svd(np.vstack([root.slope, root.tangent]))[2][-1]
+        p = float(root.z[-1])
         if kind == "fold":
             # p is stationary here, so its error is that of the residual, along the left null vector
-            left_null = np.linalg.svd(slope[:, :-1])[0][:, -1]
-            off = self.control.tol / max(abs(float(left_null @ slope[:, -1])), 1e-300)
-            interval = (float(z[-1]) - off, float(z[-1]) + off)
+            left_null = np.linalg.svd(root.slope[:, :-1])[0][:, -1]
+            off = self.control.tol / max(abs(float(left_null @ root.slope[:, -1])), 1e-300)
+            interval = (p - off, p + off)
         else:
-            across = sorted([*(float(end[-1]) for end in ends), float(z[-1])])
-            interval = (across[0], across[-1])
-        self.special.append(
-            SpecialPoint(kind, z[:-1], float(z[-1]), interval, len(self.points) - 1, tangent, null)
-        )
+            sides = self.sides(test, root)
+            interval = (min(*sides, p), max(*sides, p))
+        after = len(self.points) - 2
+        special = SpecialPoint(kind, root.z[:-1], p, interval, after, root.tangent, null)
+        self.special.append(special)
+        if self.on_special is not None:
+            self.on_special(special)
+
+    def secants(
+        self,
+        test: Callable[[float], _Test | None],
+        s: float,
+        offset: float,
+        close: float,
+        stationary: bool,
+    ) -> _Test | None:
+        """A root of `test` near `s`: the last of the points that secants lead to."""
+        before, here = test(s + offset), test(s)
+        for _ in range(LOCATE):
+            if before is None or here is None or not math.isfinite(here.value):
+                return None
+            if here.value == before.value:
+                return here
+            step = -here.value * (here.s - before.s) / (here.value - before.value)
+            # what `test` returns for a fold is dp/ds, so p is off by its product with the step
+            if abs(step) <= close or (stationary and abs(here.value * step) <= STATIONARY):
+                return here
+            step = math.copysign(min(abs(step), 10 * offset), step)
+            before, here = here, test(here.s + step)
+        return None
+
+    def sides(self, test: Callable[[float], _Test | None], root: _Test) -> tuple[float, float]:
+        """Values of p on either side of a branch point, where the determinant has its signs."""
+        reach = 10 * LOCATED
+        for _ in range(8):
+            below, above = test(root.s - reach), test(root.s + reach)
+            if below is not None and above is not None and below.value * above.value < 0:
+                return float(below.z[-1]), float(above.z[-1])
+            reach *= 10
+        return float(root.z[-1]), float(root.z[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """The function whose root is a special point, at arclength s."""
+
+    s: float
+    value: float
+    z: Vector
+    tangent: Vector
+    slope: Vector
 
 
 def _unit(vector: Vector) -> Vector:
