@@ -112,7 +112,9 @@ class BranchMap:
             i for i, name in enumerate(OVERLAPS) if name in ("q", "V") or name in broken
         )
         self.outside = tuple(i for i in range(4) if i not in self.inside)
-        self.quadrature_tol = quadrature_tol
+        #: what is asked of rules, and what of a plane rule, where that costs little
+        self.quadrature_tol = self.finer_tol = quadrature_tol
+        self.most_slices = MOST_SLICES
         self.rule: PairRule | None = None
         self.coarse: PairRule | None = None
         #: why the last state could not be evaluated: "", "domain" or "cost"
@@ -184,13 +186,18 @@ class BranchMap:
             self.refusal = "domain"
             return
         at = Overlaps.from_array(self.overlaps(u, place.model.rho))
-        self.rule = self.made(place, at, self.quadrature_tol)
+        self.rule = self.made(place, at)
 
-    def made(self, place: Place, at: Overlaps, tol: float) -> PairRule | None:
-        """A rule of accuracy `tol`, or of what is to be had at the largest cost."""
-        for attempt in (tol, 10 * tol, 100 * tol):
-            rule = PairChannel(place.model).rule(at, min(attempt, 0.01))
-            if rule.cost <= MOST_SLICES:
+    def made(self, place: Place, at: Overlaps) -> PairRule | None:
+        """A rule of the accuracy asked for, or of what is to be had at the largest cost."""
+        channel = PairChannel(place.model)
+        for tol in dict.fromkeys((self.finer_tol, self.quadrature_tol)):
+            plane = channel.plane(at, tol)
+            if plane is not None:
+                return plane
+        for tol in (self.quadrature_tol, 10 * self.quadrature_tol, 100 * self.quadrature_tol):
+            rule = channel.slices(at, tol)
+            if rule.cost <= self.most_slices:
                 return rule
         self.refusal = "cost"
         return None

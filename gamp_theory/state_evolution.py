@@ -202,7 +202,7 @@ class Solver:
         self.channel = PairChannel(model)
         self.began = time.perf_counter()
         self.last: Vector | None = None
-        self.cost, self.largest_cost = 0, LARGEST_COST
+        self.cost = 0
         self.maps = 0
         self.other_maps = 0
         rho = model.rho
@@ -332,7 +332,7 @@ class Solver:
         """Count a map of the search or the polish, and stop a solve that costs too much."""
         self.maps += 1
         self.cost += rule.cost
-        if self.cost > self.largest_cost:
+        if self.cost > LARGEST_COST:
             raise _TooExpensive
 
     def moved(self, x: Vector, rule: PairRule) -> float:
