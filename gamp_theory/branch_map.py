@@ -39,7 +39,7 @@ STEP = {"plane": 1e-5, "slices": 1e-4}
 #: Accuracy of the rule of the Jacobian: plane, and slices where that is useless.
 JACOBIAN_TOL = 0.02
 JACOBIAN_SLICES_TOL = 3e-3
-#: Slices of a rule, about half a second an evaluation, beyond which a coarser one has to do: the points
+#: Slices of a rule, half a second an evaluation, beyond which a coarser one has to do: the points
 #: are flagged then.
 MOST_SLICES = 60_000
 OVERLAPS = ("q", "m", "V", "theta")
@@ -57,8 +57,10 @@ class Place:
 
 def place_at(place: Place, parameter: str, value: float) -> Place:
     """`place` with one parameter changed."""
-    if parameter in ("alpha", "lam"):
-        return replace(place, **{parameter: value})
+    if parameter == "alpha":
+        return replace(place, alpha=value)
+    if parameter == "lam":
+        return replace(place, lam=value)
     return replace(place, model=place.model.with_parameters(**{parameter: value}))
 
 

@@ -116,12 +116,12 @@ class SpecialPoint:
         ``"m"`` or ``"theta"``: the overlap that bifurcates; empty for a fold.
     point : FixedPoint or None
         The fixed point there, its ``status`` as it came; on the branch with more symmetry for a
-        pitchfork or merge.
+        pitchfork or merge.  None where no search succeeded: then the interval is all that is known.
     after : int
         Index of the point of the branch before it; -1 if it comes before the first.
     tangent : array, shape (5,)
         Direction of the branch in (q, m, V, theta, parameter), of unit length in the coordinates
-        it is followed in.
+        it is followed in; for what is no fold, at the point before.
     """
 
     kind: Literal["fold", "pitchfork", "merge", "vanishing"]
@@ -187,7 +187,8 @@ class Branch:
     def message(self) -> str:
         """Where and why it stopped, in a sentence."""
         where = f"{self.parameter} = {self.values[-1]:.6g}"
-        if self.special and self.stop in (Stop.MERGED, Stop.VANISHED):
+        last = self.special[-1].kind if self.special else ""
+        if (self.stop, last) in ((Stop.MERGED, "merge"), (Stop.VANISHED, "vanishing")):
             where = f"{self.parameter} = {self.special[-1].value:.6g}"
         return f"{self.stop.value} ({where})"
 
@@ -325,7 +326,8 @@ def emerging(
     if not between[0] < special.value < between[1]:
         raise ValueError(f"between must hold {special!r}, got {between!r}")
     point = special.point
-    assert point is not None
+    if point is None:
+        raise ValueError(f"a branch emerges from a located pitchfork, got {special!r}")
     assert point.overlaps is not None
     tol = point.tol if tol is None else tol
     x = point.overlaps.as_array()
@@ -523,7 +525,6 @@ class _Run:
         self.curve: list[CurvePoint] = []
         self.ended: Stop | None = None
         self.marks: dict[float, float] = {}
-        self.unlocated: list[tuple[str, str, int]] = []
         self.other_maps = 0
         self.began = time.perf_counter()
         #: residuals, maps and time when the last point was made
@@ -761,9 +762,7 @@ class _Run:
         error = off * self.map.rate(value)
         ends = (value - INTERVAL * error, value + INTERVAL * error)
         self.special.append(
-            SpecialPoint(
-                kind, self.parameter, value, error, ends, direction, point, after, tangent
-            )
+            SpecialPoint(kind, self.parameter, value, error, ends, direction, point, after, tangent)
         )
 
     def splits(self, name: str, left: CurvePoint, right: CurvePoint) -> None:
@@ -803,7 +802,7 @@ class _Run:
         def full(z: Vector) -> tuple[Vector, float]:
             return np.insert(z[:-1], i, 0.0), float(z[-1])
 
-        solved = None
+        solved, guess = None, z
         for _ in range(3):
             wide.prepare(*full(z))
             slope = np.delete(wide.jacobian(*full(z), z), i, axis=1)
@@ -814,12 +813,15 @@ class _Run:
             z = solved[0]
             if close:
                 break
-        ends = sorted((left.p, right.p))
-        reach = 0.2 * abs(left.p - right.p) + 1e-3
+        after = len(self.points) - (2 if kind == "pitchfork" else 1)
+        tangent = self.tangents[after]
         base = wide.last
-        if solved is None or base is None or not ends[0] - reach <= z[-1] <= ends[1] + reach:
+        far = 0.5 * float(np.linalg.norm(right.z - left.z)) + 1e-3
+        if solved is None or base is None or np.max(np.abs(solved[0] - guess)) > far:
+            # between the two points, that is all
             self.other_maps += wide.maps + wide.coarse_maps
-            self.unlocated.append((kind, name, len(self.points) - 1))
+            off = 0.5 * abs(right.p - left.p)
+            self.record(kind, 0.5 * (left.p + right.p), off, name, None, after, tangent)
             return
         error = base.rule.error(Overlaps.from_array(base.x), base.averages)
         self.other_maps += base.rule.comparisons
@@ -851,13 +853,6 @@ class _Run:
             inner.spectrum,
             Status.CONVERGED if known else Status.QUADRATURE_LIMIT,
         )
-        tangent = self.natural(
-            right.tangent if kind == "pitchfork" else left.tangent,
-            base.x,
-            full(z)[0] if kind == "merge" else u,
-            place,
-        )
-        after = len(self.points) - (2 if kind == "pitchfork" else 1)
         self.record(kind, p, off, name, point, after, tangent)
 
     def vanishes(self, here: CurvePoint, last: bool) -> None:
@@ -887,7 +882,12 @@ class _Run:
         if last:
             self.ended = Stop.VANISHED
             self.record(
-                "vanishing", here.p + step, abs(step), "", None, len(self.points) - 1,
+                "vanishing",
+                here.p + step,
+                abs(step),
+                "",
+                None,
+                len(self.points) - 1,
                 self.tangents[-1],
             )
 

@@ -79,9 +79,11 @@ def check_special(branch: Branch) -> None:
         assert hi - lo >= INTERVAL * special.error
         assert np.isfinite(special.error)
         if special.kind == "pitchfork":
-            ends = sorted(branch.values[special.after : special.after + 2])
-            slack = 0.2 * (ends[1] - ends[0])
-            assert ends[0] - slack <= special.value <= ends[1] + slack
+            # a step across a fold reaches up to it
+            turns = [fold.value for fold in branch.of_kind("fold") if fold.after == special.after]
+            ends = sorted([*branch.values[special.after : special.after + 2], *turns])
+            slack = 0.2 * (ends[-1] - ends[0])
+            assert ends[0] - slack <= special.value <= ends[-1] + slack
             assert getattr(special.point.overlaps, special.direction) == 0
             assert abs(special.point.stability.transverse[special.direction] - 1) < CLOSE
     signs = [inside_sign(point) for point in branch.points]

@@ -88,10 +88,8 @@ def test_a_branch_lands_on_the_values_asked_for():
     )
     assert {1.5, 1.4, 1.3, 1.2} <= set(branch.values)
     assert tuple(seen) == branch.points
-    first = branch.points[0].overlaps
-    assert first.m == pytest.approx(0.136490, rel=1e-5)
-    assert first.q == pytest.approx(0.00561033, rel=1e-5)
-    assert first.V == pytest.approx(2.65887, rel=1e-5)
+    known = [0.00561033, 0.136490, 2.65887, 0.0]  # measured, docs/theory.md
+    assert branch.points[0].overlaps.as_array() == pytest.approx(known, rel=1e-5)
     check_branch(branch)
 
 
@@ -176,6 +174,47 @@ def test_a_branch_ends_at_the_origin_where_that_becomes_unstable():
     last = branch.points[-4:]
     alpha = np.polyfit([point.overlaps.q for point in last], [p.alpha for p in last], 3)[-1]
     assert alpha == pytest.approx(onset, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folding():
+    model = AttentionModel.mixture(omega=0.3)
+    first = start("positional", 2.5, 0.01, 2e-4, model)
+    return follow(first, "omega", 0.2, on_point=lambda point: point.overlaps.m < 0.2)
+
+
+def test_a_fold_is_found_twice(folding):
+    check_branch(folding)
+    assert folding.stop is Stop.ENDED
+    (fold,) = folding.of_kind("fold")
+    assert fold.value < folding.values.min()
+    assert 0 < fold.error < 1e-5
+    overlaps, omega = singular_fold(fold)
+    assert fold.interval[0] <= omega <= fold.interval[1]
+    # the parameter is stationary at a fold, the state is not: it is known to a square root
+    assert overlaps.m == pytest.approx(fold.point.overlaps.m, abs=1e-3)
+    assert abs(fold.tangent[4]) < 1e-6
+    assert min(abs(np.array(fold.point.stability.eigenvalues) - 1)) < 0.02
+
+
+def test_two_fixed_points_on_one_side_of_a_fold_and_none_on_the_other(folding):
+    (fold,) = folding.of_kind("fold")
+    m = [point.overlaps.m for point in folding.points]
+    assert np.all(np.diff(m) < 0)  # through the fold, from one to the other
+    first, last = folding.points[0], folding.points[-1]
+    assert first.stability.stable
+    assert not last.stability.stable
+    beyond = folding.points[0].model.with_parameters(omega=fold.value - 0.003)
+    point = solve(beyond, 2.5, 0.01, folding.points[fold.after].overlaps, 1e-3, on_failure="return")
+    assert not point.converged or abs(point.overlaps.m - fold.point.overlaps.m) > 0.02
+
+
+def test_back_through_a_fold(folding):
+    back = follow(folding.points[-1], "omega", 0.2, back_to=0.3)
+    assert back.stop is Stop.TURNED_BACK
+    agree(back.points[-1], folding.points[0])
+    (fold,), (known,) = back.of_kind("fold"), folding.of_kind("fold")
+    assert abs(fold.value - known.value) <= 2 * (fold.error + known.error)
 
 
 # -------------------------------------------------------------------------------- how it stops
@@ -295,7 +334,8 @@ def test_overlaps_are_monotonic(traced):
 
 
 @pytest.mark.parametrize(
-    ("along", "values"), [("omega", [0.3, 0.35, 0.4]), ("lam", [0.01, 0.02]), ("sigma", [0.5, 0.51])]
+    ("along", "values"),
+    [("omega", [0.3, 0.35, 0.4]), ("lam", [0.01, 0.02]), ("sigma", [0.5, 0.51])],
 )
 def test_trace_along_the_others(along, values):
     points = trace(MODEL, values, 0.01, "positional", alpha=1.25, along=along, tol=1e-4)

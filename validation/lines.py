@@ -2,8 +2,9 @@
 
 Run ``python -m validation.lines [LINE...]``.  From each named start at some place the branch is
 followed both ways; every branch that leaves one at a pitchfork is followed as well, and so on until
-nothing new turns up.  Writes ``results/lines.csv`` (special points and ends) and
-``results/lines_points.csv`` (the branches), and draws ``docs/figures/branches.png``.
+nothing new turns up.  Writes, for each line, ``results/lines_NAME.csv`` (special points and ends)
+and ``results/lines_NAME_points.csv`` (the branches); ``--draw`` makes docs/figures/branches.png of
+them.  Docs/branches.md says what is to be seen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from gamp_theory.state_evolution import FixedPoint, solve
 __all__ = ["LINES", "Line", "explore", "main"]
 
 RESULTS = Path(__file__).with_name("results")
+FIGURE = Path(__file__).parent.parent / "docs" / "figures" / "branches.png"
 #: Accuracy by start; the uninformed branch has the largest V, and costs most.
 TOL = {"uninformed": 1e-3, "positional": 2e-4, "semantic": 2e-4}
 
@@ -101,13 +104,13 @@ def explore(line: Line, seconds: float = 3600.0) -> list[Branch]:
                 if to != value
             ]
         else:
-            if reached(found, source):
+            if source.point is None or reached(found, source):
                 continue
             new = [emerging(source, (line.low, line.high))]
         for branch in new:
             found.append(branch)
             print(f"[{time.perf_counter() - began:6.0f} s] {branch!r}", flush=True)
-            waiting += branch.of_kind("pitchfork")
+            waiting += branch.of_kind("pitchfork")  # one that is not located is in the table only
             # the branch that this one ends at
             waiting += [
                 special.point
@@ -124,7 +127,7 @@ def known(found: Sequence[Branch], point: FixedPoint, line: Line) -> bool:
     value = _value(point, line.parameter)
     for branch in found:
         states = [p.overlaps.as_array() for p in branch.points if p.overlaps is not None]
-        for i, (a, b) in enumerate(zip(states, states[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(states)):
             lo, hi = sorted(branch.values[i : i + 2])
             if lo <= value <= hi and hi > lo:
                 share = (value - branch.values[i]) / (branch.values[i + 1] - branch.values[i])
@@ -208,23 +211,85 @@ def points(line: Line, branches: Sequence[Branch]) -> list[dict[str, object]]:
 
 
 def write(rows: Sequence[dict[str, object]], path: Path) -> None:
-    """Rows as CSV, floats to 9 digits."""
+    """Rows as CSV, floats to 7 digits."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in rows:
             cells = [row.get(name, "") for name in columns]
-            writer.writerow([f"{x:.9g}" if isinstance(x, float) else x for x in cells])
+            writer.writerow([f"{x:.7g}" if isinstance(x, float) else x for x in cells])
+
+
+def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """Overlaps m and theta along each line: solid where stable, dotted where not.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of the ``*_points.csv`` files.
+    path : Path
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    colours = dict(
+        zip(
+            ("uninformed", "positional", "semantic", "mixed"),
+            ("0.5", "C0", "C3", "C2"),
+            strict=True,
+        )
+    )
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    figure, axes = pyplot.subplots(
+        2, len(lines), figsize=(3.2 * len(lines), 5), sharex="col", squeeze=False
+    )
+    for column, name in enumerate(lines):
+        line = next(line for line in LINES if line.name == name)
+        here = [row for row in rows if row["line"] == name]
+        for number in dict.fromkeys(row["branch"] for row in here):
+            part = [row for row in here if row["branch"] == number]
+            x = [float(row[line.parameter]) for row in part]
+            for axis, overlap in zip(axes[:, column], ("m", "theta"), strict=True):
+                y = [float(row[overlap]) for row in part]
+                for i in range(len(part) - 1):
+                    stable = part[i]["unstable"] == part[i + 1]["unstable"] == "0"
+                    axis.plot(
+                        x[i : i + 2],
+                        y[i : i + 2],
+                        "-" if stable else ":",
+                        color=colours[part[0]["name"]],
+                    )
+        axes[0, column].set_title(name)
+        axes[1, column].set_xlabel(line.parameter)
+        axes[1, column].set_xscale("linear" if line.parameter == "omega" else "log")
+    axes[0, 0].set_ylabel("m")
+    axes[1, 0].set_ylabel("theta")
+    for name, colour in colours.items():
+        axes[0, -1].plot([], [], color=colour, label=name)
+    axes[0, -1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Explore the lines, write what was found."""
+    """Explore the lines, write what was found; with `--draw`, only draw what was written."""
     parser = argparse.ArgumentParser(prog="python -m validation.lines", description=__doc__)
     parser.add_argument("lines", nargs="*", help="names of lines; all by default")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=3600.0, help="for each line")
+    parser.add_argument("--draw", action="store_true", help="draw docs/figures/branches.png")
     options = parser.parse_args(arguments)
+    if options.draw:
+        rows: list[dict[str, str]] = []
+        for path in sorted(options.out.glob("lines_*_points.csv")):
+            with path.open(newline="") as file:
+                rows += csv.DictReader(file)
+        draw(rows, FIGURE)
+        return 0
     options.out.mkdir(parents=True, exist_ok=True)
     chosen = [line for line in LINES if not options.lines or line.name in options.lines]
     for line in chosen:
