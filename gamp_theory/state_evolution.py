@@ -62,7 +62,7 @@ SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 #: Largest factor by which V may change in a step of the search; q by its square.
 REACH = 2.0
 #: Slices that a solve may integrate in all: a minute or so.
-LARGEST_COST = 6_000_000
+LARGEST_COST = 10_000_000
 POLISH_STEPS = 12
 ROUNDS = 6
 #: A rule is made anew where the state has moved by more than this.

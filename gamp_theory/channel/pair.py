@@ -30,15 +30,16 @@ __all__ = ["PairChannel", "PairRule"]
 PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
 FINEST_SLICES = 1e-8
 #: Slices of a rule beyond which it is not refined further: a few seconds an evaluation.
-MOST_SLICES = 400_000
+MOST_SLICES = 1_000_000
 #: Two neighbouring rules can err alike: what their difference is multiplied by.
 SAFETY = 2.0
 #: And by chance they can be equal; two levels of the plane rule differ by more than this.
 TWO_LEVELS = 8.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
-#: With half of the angles the error is larger by this at least: the order of a kink is two.
-HALF_ANGLES = 3.0
+#: By how much half of the angles are worse, less one: a kink that has been integrated twice, over
+#: b and the radius, leaves the trapezoid rule third order.
+HALF_ANGLES = 7.0
 #: What a truncated hole can cost, relative to the density that was cut off.
 TRUNCATION = 5.0
 #: What a hole whose chords miss its edge can cost, relative to its spurious mass.
