@@ -48,8 +48,8 @@ HOLE = 30.0
 MASS = 0.1
 #: What the tests of the plane rule can not tell from rounding.
 LEAST_LOSS = 1e-7
-#: Level of the plane rule that is tried where a coarser one fails its tests.
-SECOND_LEVEL = 4
+#: Levels of the plane rule that are tried where a coarser one fails its tests.
+LATER_LEVELS = (4, 5)
 
 
 @dataclass(frozen=True)
@@ -157,14 +157,15 @@ class PairChannel:
         """
         level = max(1, int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol)))
         # where holes are hard to follow, a finer plane is still far cheaper than slices
-        for attempt in sorted({level, max(level, SECOND_LEVEL)}):
-            if attempt < len(PLANE_TOLERANCES):
-                try:
-                    nodes = plane_rule(self.model, overlaps, attempt, flip=None if even else False)
-                except PlaneUnusable:
-                    break
-                if not checked or self._sound(overlaps, nodes, tol):
-                    return PairRule(self.model, overlaps, tol, nodes, even)
+        for attempt in (level, *(later for later in LATER_LEVELS if later > level)):
+            if attempt == len(PLANE_TOLERANCES):
+                break
+            try:
+                nodes = plane_rule(self.model, overlaps, attempt, flip=None if even else False)
+            except PlaneUnusable:
+                break
+            if not checked or self._sound(overlaps, nodes, tol):
+                return PairRule(self.model, overlaps, tol, nodes, even)
         return self.slices(overlaps, slices_tol or tol, even=even)
 
     def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
