@@ -55,9 +55,9 @@ TOL = 1e-11
 MARGIN = 1e-12
 SCAN = 48  # intervals of the response in which a rate may cross 1
 NEWTON_STEPS = 40
-CLOUD = 16  # Gauss-Hermite nodes of the student's own noise, an axis, at the lowest level
+CLOUD = 12  # Gauss-Hermite nodes of the student's own noise, an axis, at the lowest level
 TEACHER_STEP, TEACHER_CUT = 0.35, 8.0
-NEGLIGIBLE = 1e-17  # weight of a node
+NEGLIGIBLE = 1e-16  # weight of a node
 DIFFERENCE = 1e-2  # relative step of a difference quotient of fourth order
 DIRECTIONS = ("q", "m", "theta")
 
@@ -540,7 +540,7 @@ def _constant_functions() -> tuple[Callable, Callable, Callable]:
     (V_fold,) = sp.solve(sp.together(V * B.trace() + r), V)
     at_fold = sp.together(response.subs(V, V_fold).subs(alpha, 1 / r**2))
     (r_fold,) = (x for x in sp.solve(at_fold, r) if x.subs({rho: 1, a: 1, lam: 4}) > 0)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         sp.lambdify([rho, a, lam], expression, "math")
         for expression in (onset[alpha], onset[V], 1 / r_fold**2)
     )
@@ -749,7 +749,7 @@ class _Landscape:
         self.y = np.concatenate([y, -y], axis=1)
         self.t = np.concatenate([t, t], axis=1)
         self.weight = np.concatenate([weight, weight]) / 2
-        rule = gauss_hermite_normal(CLOUD + 8 * level)
+        rule = gauss_hermite_normal(CLOUD + 6 * level)
         xi = np.stack([z.ravel() for z in np.meshgrid(rule.nodes, rule.nodes)])
         share = np.outer(rule.weights, rule.weights).ravel()
         self.xi, self.share = xi[:, share > NEGLIGIBLE], share[share > NEGLIGIBLE]
@@ -771,14 +771,10 @@ class _Landscape:
             t = mean[:, None] + np.concatenate([root, -root], axis=1)
             y, weight = np.zeros((2, 4)), np.full(4, 0.25)
         else:
-            seen = self.weight > NEGLIGIBLE
-            t, y, weight = self.t[:, seen], self.y[:, seen], self.weight[seen]
-        return (
-            np.outer(weight, self.share).ravel(),
-            np.repeat(t, self.share.size, axis=1),
-            np.repeat(y, self.share.size, axis=1),
-            np.tile(self.xi, (1, weight.size)),
-        )
+            t, y, weight = self.t, self.y, self.weight
+        joint = np.outer(weight, self.share)
+        i, j = np.nonzero(joint > NEGLIGIBLE)
+        return joint[i, j], t[:, i], y[:, i], self.xi[:, j]
 
     def derivatives(self, x: Vector) -> tuple[float, Vector, Vector, float, float]:
         """Risk, gradient, Hessian in (m, theta); ``E |grad l|**2`` and ``E tr grad grad l``."""
