@@ -51,6 +51,8 @@ FIRST_STEP, REFINEMENT, LEVELS = 0.4, 0.7, 12
 LEAST_DENSITY = 1e-21  # at the edge of a grid, times what the integrand may grow by
 WIDEST = 37.0  # standard deviations: there the density is 1e-297
 TOL = 1e-11
+MOST_NODES = 2e6
+LARGEST_VARIANCE = 0.4  # up to which averages at the bound itself are taken
 #: Closest to the bound that rates are looked at, relative.
 MARGIN = 1e-12
 SCAN = 48  # intervals of the response in which a rate may cross 1
@@ -223,11 +225,11 @@ def origin_onsets(model: AttentionModel, lam: float) -> list[OriginOnset]:
             V = _root(rate(j), left, right)
             if V is not None and (j == 0 or rate(0)(V) < 0):
                 onsets.append(_onset(integrals, lam, kind, V))
-    if math.isfinite(integrals.bound):
+    if math.isfinite(integrals.bound) and rate(0)(hi) < 0:
         values, _ = integrals(integrals.bound)
         trace = values[0]
         alpha = (1 - lam * integrals.bound / model.rho) / trace if trace else math.inf
-        if 0 < alpha < math.inf and rate(0)(hi) < 0:
+        if 0 < alpha < math.inf:
             onsets.append(_onset(integrals, lam, "bound", integrals.bound))
     return sorted(onsets, key=lambda onset: onset.alpha)
 
@@ -282,10 +284,10 @@ class _OriginIntegrals:
         variance = self.model.rho
         if margin > 0:
             cut = math.sqrt(-2 * math.log(LEAST_DENSITY * margin**2))
-        elif variance < 0.5 and self.model.omega < 1:
+        elif variance < LARGEST_VARIANCE and self.model.omega < 1:
             # 1/det grows like exp(D**2/2) along y = (D, -D)/2, the density falls like exp(-D**2/(4
             # sigma**2)): the average of 1/det exists below sigma**2 = 1/2, that of 1/det**2, for
-            # the rate in q, below 1/4
+            # the rate in q, below 1/4.  Above, a fold comes before the bound.
             cut = math.sqrt(-2 * math.log(LEAST_DENSITY) / (1 - 2 * variance))
         else:
             unknown = math.nan
@@ -296,7 +298,10 @@ class _OriginIntegrals:
         value = self._trapezoid(V, first, cut)
         error = np.full(value.shape, math.inf)
         for level in range(1, LEVELS):
-            finer = self._trapezoid(V, first * REFINEMENT**level, cut)
+            step = first * REFINEMENT**level
+            if (2 * cut / step) ** 2 > MOST_NODES:
+                break
+            finer = self._trapezoid(V, step, cut)
             with np.errstate(invalid="ignore"):
                 error = np.abs(finer - value) + 1e-15 * np.abs(finer)
             value = finer
