@@ -21,7 +21,16 @@ LAYERS = [
     {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
-    {"transitions", "branches", "check", "identities", "records", "trajectory"},
+    {
+        "transitions",
+        "branches",
+        "check",
+        "identities",
+        "landscape",
+        "records",
+        "solutions",
+        "trajectory",
+    },
     {"phase_diagram", "sweep", "datasets"},
     {"cli", "plotting", "__main__"},
 ]
