@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tol", type=float, default=1e-5)
+    parser.add_argument("--tol", type=float, default=1e-4)
     parser.add_argument("--only", type=int, help="number of one place, from 0")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
