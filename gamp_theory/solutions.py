@@ -40,14 +40,19 @@ V_DECADES = (-1.3, 0.0)
 STEEPEST = 5.0
 #: Shares of starts on the invariant subspaces: theta = 0, m = 0, both.
 SUBSPACES = (0.2, 0.2, 0.1)
+#: The region searched: q in units of rho, V in units of rho/lam.  V can exceed the latter, where
+#: the mean curvature of the loss is negative, by a little (1.11 at the places of the inventory).
+LARGEST_Q, LARGEST_V = 20.0, 2.0
 MOVED = 0.15
 VANISHING = 1e-6  # q in units of rho
+LEAST_GAP = 1e-3  # of q - theta**2/rho in units of q: closer to the edge grids become very fine
 #: Deflated Newton: starts of a round, steps of a start, largest step, difference step.
 ROUND = 8
 STEPS = 40
 LARGEST_STEP = 0.5
 DIFFERENCE = 1e-4
 HALVINGS = 5
+MOST_REFUSED = 3  # steps in a row that do not descend at any length
 MOST_ROUNDS = 30
 
 
@@ -86,6 +91,22 @@ class Solutions:
     idle_rounds: int
     unpolished: tuple[FixedPoint, ...]
     seed: int
+
+    @property
+    def degree(self) -> int | None:
+        """Sum of ``(-1)**index`` over all points and their images: 1 if none is missing (6.10).
+
+        The sign is that of ``det(1 - J)``.  None if the points came without stability.  A 1 is no
+        proof (two missed points, one of either sign, leave it), anything else is an alarm.
+        """
+        total = 0
+        for point in self.points:
+            if point.stability is None or point.overlaps is None:
+                return None
+            images = (2 if point.overlaps.m else 1) * (2 if point.overlaps.theta else 1)
+            determinant = math.prod((1 - v for v in point.stability.eigenvalues), start=1 + 0j)
+            total += images * (1 if determinant.real > 0 else -1)
+        return total
 
 
 def find_solutions(
@@ -249,7 +270,7 @@ class _Search:
     def admissible(self, x: Vector) -> bool:
         q, _, V, theta = x
         rho = self.model.rho
-        return bool(0 < q < 100 * rho and 0 < V < 4 * rho / self.lam) and bool(
+        return bool(0 < q < LARGEST_Q * rho and 0 < V < LARGEST_V * rho / self.lam) and bool(
             theta**2 < rho * q * (1 - 1e-9)
         )
 
@@ -308,6 +329,7 @@ class _Search:
 
         try:
             r = residual(u)
+            refused = 0
             for _ in range(STEPS):
                 if r is None:
                     return None
@@ -338,6 +360,9 @@ class _Search:
                         < merit
                     ):
                         break
+                refused = refused + 1 if k == HALVINGS else 0
+                if refused == MOST_REFUSED:
+                    return None
                 u, r = there, r_there
             return None
         except _Vanishes:
@@ -372,6 +397,9 @@ class _CheapMap:
             raise _Vanishes
         at = Overlaps.from_array(x)
         if self.rule is None or self.moved(x) > MOVED:
+            if x[0] - x[3] ** 2 / model.rho < LEAST_GAP * x[0]:
+                self.refused = True
+                return np.full(4, np.nan)
             try:
                 self.rule = self.fresh(at)
             except PlaneUnusable:

@@ -58,7 +58,7 @@ def test_the_symbolic_loss_is_the_matrix_formula():
 def test_the_origin_is_that_of_the_solver(model):
     """The solver knows H by hand and Stein's form of theta_hat, this one neither."""
     assert origin_bound(model) == pytest.approx(instability_bound(model), rel=1e-12)
-    for fraction, alphas in ((0.3, (0.6, 5.0)), (0.9, (0.1, 2.0))):
+    for fraction, alphas in ((0.3, (5.0,)), (0.9, (0.1, 2.0))):
         lam = model.rho / (fraction * instability_bound(model))
         for alpha in alphas:
             expected = solve_origin(model, alpha, lam)
@@ -76,7 +76,7 @@ def test_the_origin_is_that_of_the_solver(model):
 @pytest.mark.parametrize(
     ("omega", "sigma", "lam"),
     [
-        *((omega, 0.5, lam) for omega in (0.0, 0.3, 0.6) for lam in (0.06, 0.1, 0.2)),
+        *((omega, 0.5, lam) for omega in (0.0, 0.3, 0.6) for lam in (0.06, 0.1)),
         pytest.param(0.3, 0.3, 0.01296, marks=pytest.mark.slow),
         pytest.param(0.3, 0.7, 0.38416, marks=pytest.mark.slow),
         pytest.param(0.3, 1.0, 1.6, marks=pytest.mark.slow),
@@ -111,7 +111,7 @@ def test_rates_cross_1_at_the_onsets(omega, sigma, lam):
                 assert onset.growth["q"] == pytest.approx(1, abs=1e-9)
     # Between onsets no rate is at 1: each is on the side that the onsets passed say.
     end = onsets[-1].alpha
-    for alpha in np.linspace(0.02, 0.98, 7) * end:
+    for alpha in np.linspace(0.05, 0.98, 4) * end:
         growth = expand_origin(model, alpha, lam).growth
         for name in ("m", "theta"):
             passed = any(o.kind == name and o.alpha < alpha for o in onsets)

@@ -6,9 +6,9 @@ fixed point the table has how many starts ended there, the overlaps, the losses,
 the map, and the Hessian of the training loss in (q, m, theta): ``index`` counts its negative
 eigenvalues.  At Q = 0 the growth rates stand for it.
 
-Exit code 1 if a candidate could not be polished, a kind is undecided, or the two criteria
-contradict each other: ``det(I - J)`` must be positive exactly if the index is even
-(docs/theory.md, section 6).
+Exit code 1 if a candidate could not be polished, a kind is undecided, the two criteria contradict
+each other (``det(I - J)`` must be positive exactly if the index is even), or the signs of all
+fixed points and their images do not sum to 1 (docs/theory.md, section 6).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model, alpha, lam, options.starts, seed=options.seed, tol=options.tol
         )
         seconds = time.perf_counter() - began
-        sound &= not found.unpolished
+        sound &= not found.unpolished and found.degree == 1
         for point, reached in zip(found.points, found.reached, strict=True):
             line = row(point, reached, found, seconds)
             sound &= _consistent(point, line)
