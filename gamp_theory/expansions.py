@@ -103,7 +103,8 @@ class OriginOnset:
     kind : {"m", "theta", "fold", "bound"}
         A growth rate reaches 1 (``m``, ``theta``: a branch bifurcates); that of q reaches 1, where
         the two solutions Q = 0 meet and both cease to exist (``fold``); or the response reaches the
-        value from which on some draw has its prox elsewhere (``bound``).
+        value from which on some draw has its prox elsewhere (``bound``): there the solution ends,
+        or, where the target repels and V falls with alpha, begins.
     alpha, alpha_error : float
         The sample ratio, with the error of the average propagated.
     V : float
@@ -187,7 +188,7 @@ def expand_origin(model: AttentionModel, alpha: float, lam: float) -> OriginExpa
 
 
 def origin_onsets(model: AttentionModel, lam: float) -> list[OriginOnset]:
-    """All sample ratios at which Q = 0 bifurcates or ceases to exist, in increasing order.
+    """All sample ratios at which Q = 0 bifurcates, ends or begins, in increasing order.
 
     The response parametrises the solutions explicitly: ``alpha(V) = (1 - lam V/sigma**2)/(V E tr
     B)``.  Along it every rate is ``alpha(V)`` times an integral, and its crossings of 1 on the part

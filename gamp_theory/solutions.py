@@ -44,7 +44,7 @@ SUBSPACES = (0.2, 0.2, 0.1)
 #: the mean curvature of the loss is negative, by a little (1.11 at the places of the inventory).
 LARGEST_Q, LARGEST_V = 20.0, 2.0
 MOVED = 0.15
-VANISHING = 1e-6  # q in units of rho
+VANISHING = 1e-5  # q in units of rho: below, grids become very fine too
 LEAST_GAP = 1e-3  # of q - theta**2/rho in units of q: closer to the edge grids become very fine
 #: Deflated Newton: starts of a round, steps of a start, largest step, difference step.
 ROUND = 8

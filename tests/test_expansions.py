@@ -26,7 +26,7 @@ REPELS = ((0.1, 0.9), (0.95, 0.05))
 MODEL = AttentionModel.mixture(0.3, 0.5)
 MODELS = [
     MODEL,
-    AttentionModel.mixture(0.0, 0.7),
+    AttentionModel.mixture(0.0, 0.6),
     AttentionModel.mixture(0.14, 0.5, SECOND),
     AttentionModel.mixture(0.6, 1.0, REPELS),
 ]
@@ -58,7 +58,7 @@ def test_the_symbolic_loss_is_the_matrix_formula():
 def test_the_origin_is_that_of_the_solver(model):
     """The solver knows H by hand and Stein's form of theta_hat, this one neither."""
     assert origin_bound(model) == pytest.approx(instability_bound(model), rel=1e-12)
-    for fraction, alphas in ((0.3, (5.0,)), (0.9, (0.1, 2.0))):
+    for fraction, alphas in ((0.3, (5.0,)), (0.9, (0.1,))):
         lam = model.rho / (fraction * instability_bound(model))
         for alpha in alphas:
             expected = solve_origin(model, alpha, lam)
@@ -150,6 +150,15 @@ def test_a_repelling_target_loses_the_origin_on_neither_side():
     got, expected = expand_origin(model, 3.0, 0.1), solve_origin(model, 3.0, 0.1)
     assert pytest.approx(expected.V, rel=SAME) == got.V
     assert got.growth == pytest.approx(expected.growth, rel=SAME, abs=SAME)
+
+
+def test_with_a_repelling_target_the_origin_begins_at_the_bound():
+    """V falls with alpha; the worst draw is t near the corner (1, -1)."""
+    model = AttentionModel.mixture(0.6, 0.5, REPELS)
+    (onset,) = origin_onsets(model, 0.002)
+    assert onset.kind == "bound"
+    assert not solve_origin(model, onset.alpha * (1 - 1e-6), 0.002).exists
+    assert solve_origin(model, onset.alpha * (1 + 1e-6), 0.002).exists
 
 
 @pytest.mark.parametrize("lam", [0.02, 0.05, 0.2, 1.0])
