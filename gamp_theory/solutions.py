@@ -41,7 +41,7 @@ STEEPEST = 5.0
 #: Shares of starts on the invariant subspaces: theta = 0, m = 0, both.
 SUBSPACES = (0.2, 0.2, 0.1)
 #: The region searched: q in units of rho, V in units of rho/lam.  V can exceed the latter, where
-#: the mean curvature of the loss is negative, by a little (1.11 at the places of the inventory).
+#: the mean curvature of the loss is negative, by a little (1.23 at the places of the inventory).
 LARGEST_Q, LARGEST_V = 20.0, 2.0
 MOVED = 0.15
 VANISHING = 1e-5  # q in units of rho: below, grids become very fine too
