@@ -11,7 +11,7 @@ import pytest
 
 from validation import runner
 from validation.records import Records
-from validation.study import Row, Study, Verdict, row
+from validation.study import Place, Row, Study, Verdict, row
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,16 +141,19 @@ def test_every_broken_line_makes_it_fail(name, quick, tmp_path):
     test_a_broken_line_makes_it_fail(name, quick, tmp_path)
 
 
+HERE = Place("here", "x", 1.0)
+
+
 def example(values, theory=0.0, judged=True, problems=()):
     """A study of one quantity."""
 
     def judge(cases, records):
         x = [record["x"] for record in records]
-        return Verdict([row("here", "x", (theory, 0.0), x, judged)], list(problems), [])
+        return Verdict([row(HERE, "x", (theory, 0.0), x, judged)], list(problems), [])
 
     return Study(
         "curve", "", "", lambda quick: [{"i": i} for i in range(len(values))],
-        lambda case: {"x": values[case["i"]]}, judge,
+        lambda case: {"x": values[case["i"]]}, judge, (),
     )  # fmt: skip
 
 
@@ -178,20 +181,23 @@ def test_bad_input(capsys, tmp_path):
     assert stopped.value.code == 2
 
 
-def test_records_of_another_program_are_not_used(tmp_path):
+def test_records_of_another_program_are_not_used(tmp_path, capsys):
     path = tmp_path / "x.json"
-    Records(path).add({"seed": 1}, {"x": 2.0})
-    assert Records(path).get({"seed": 1}) == {"x": 2.0}
-    assert Records(path).get({"seed": 2}) is None
-    assert Records(path, fresh=True).get({"seed": 1}) is None
+    study = example([])
+    Records(path, study).add({"seed": 1}, {"x": 2.0})
+    assert Records(path, study).get({"seed": 1}) == {"x": 2.0}
+    assert Records(path, study).get({"seed": 2}) is None
+    assert Records(path, study, fresh=True).get({"seed": 1}) is None
     document = json.loads(path.read_text())
     document["provenance"]["simulation"] = "0"
     path.write_text(json.dumps(document))
-    assert Records(path).get({"seed": 1}) is None
+    assert capsys.readouterr().err == ""
+    assert Records(path, study).get({"seed": 1}) is None
+    assert "the 1 instances in it were made by other code" in capsys.readouterr().err
 
 
 def test_a_row_is_judged_by_the_quantile_of_its_instances():
-    few, many = (Row("", "", 0.0, 0.0, 5.0, 1.0, n, True) for n in (10, 100))
+    few, many = (Row(HERE, "", 0.0, 0.0, 5.0, 1.0, n, True) for n in (10, 100))
     assert few.z == many.z == 5.0
     assert few.agrees
     assert not many.agrees

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamp_theory import AttentionModel, FixedPoint
+from gamp_theory import FixedPoint
 from gamp_theory.empirical.curvature import curvature
 from gamp_theory.empirical.measure import test_error_bias, train_loss_bias
 from gamp_theory.empirical.task import Task, draw_task
 from gamp_theory.empirical.training import train
-from validation.study import Case, Record
+from validation.study import Case, Record, model_of
 
 __all__ = ["BROKEN", "FAMILY", "minimum", "theory", "unfinished"]
 
@@ -21,9 +21,8 @@ BROKEN = {"semantic": "theta", "positional": "m"}
 
 def minimum(case: Case) -> Record:
     """Draw the task of a case, minimise its risk with L-BFGS, and measure what is there."""
-    model = AttentionModel.mixture(omega=case["omega"], sigma=case["sigma"])
     task = draw_task(
-        model,
+        model_of(case),
         case["d"],
         case["alpha"],
         case["lam"],

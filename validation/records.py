@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gamp_theory
 from gamp_theory.files import replacing
-from validation.study import Case, Record
+from validation.study import Case, Record, Study
 
 __all__ = ["Records", "provenance", "simulation_hash"]
 
@@ -26,13 +28,20 @@ SOURCES = (
 )
 
 
-def simulation_hash() -> str:
-    """A hash of the files that simulate, which share no line with the theory above the model."""
+def simulation_hash(study: Study) -> str:
+    """A hash of the code that simulates, which shares no line with the theory above the model.
+
+    Of its syntax trees without docstrings: comments and layout may change.
+    """
+    paths = [path for pattern in SOURCES for path in sorted(PACKAGE.glob(pattern))]
+    paths += [Path(__file__).parent / name for name in study.sources]
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern)):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    for name in ("minima.py", "dynamics.py"):
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for path in paths:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = ""  # a string that nothing uses is a docstring
+        digest.update(path.name.encode() + b"\0" + ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 
 
@@ -40,7 +49,6 @@ def provenance() -> dict[str, str]:
     """Versions of what the numbers come from."""
     return {
         "gamp_theory": gamp_theory.__version__,
-        "simulation": simulation_hash(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "scipy", "numba")},
     }
@@ -52,21 +60,29 @@ class Records:
     Parameters
     ----------
     path : Path
-        The file; what it holds is taken over if the same simulating sources made it.
+        The file; what it holds is taken over if the same simulating code made it.
+    study : Study
+        Whose instances.
     fresh : bool
         Whether to begin anew instead.
     """
 
-    def __init__(self, path: Path, fresh: bool = False) -> None:
+    def __init__(self, path: Path, study: Study, fresh: bool = False) -> None:
         self.path = path
-        self.provenance = provenance()
+        self.provenance = {"simulation": simulation_hash(study), **provenance()}
         self._found: dict[str, tuple[Case, Record]] = {}
         if path.exists() and not fresh:
             document = json.loads(path.read_text(encoding="utf-8"))
+            entries = document["instances"]
             if document["provenance"]["simulation"] == self.provenance["simulation"]:
                 self.provenance = document["provenance"]
-                for entry in document["instances"]:
-                    self._found[_key(entry["case"])] = (entry["case"], entry["record"])
+                self._found = {_key(e["case"]): (e["case"], e["record"]) for e in entries}
+            else:
+                print(
+                    f"validation: {path.name}: the {len(entries)} instances in it were made by "
+                    "other code, and are simulated anew",
+                    file=sys.stderr,
+                )
 
     def get(self, case: Case) -> Record | None:
         """The record of a case, if it is there."""

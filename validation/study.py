@@ -8,28 +8,54 @@ from typing import Any, NamedTuple
 
 from gamp_theory import AttentionModel, ConvergenceError, FixedPoint, solve
 from gamp_theory.empirical.measure import mean_and_stderr, z_limit, z_score
+from gamp_theory.mechanisms import DEFAULT_A
 
 __all__ = [
     "CLEAR_JUMP_MASS",
     "SIGMAS",
     "Case",
+    "Place",
     "Record",
     "Row",
     "Study",
+    "Table",
     "Verdict",
     "fixed_point",
     "groups",
+    "judged_at",
+    "model_of",
     "row",
 ]
 
 #: How improbable a deviation has to be before a study fails, in standard deviations of a normal.
 SIGMAS = 4.0
 #: A fixed point is judged where its jump mass is at most this.  Replica symmetry is broken
-#: wherever it is positive, visibly where it is not small: there, rows are only reported.
+#: wherever it is positive, visibly where it is not small: there, rows are only shown.
 CLEAR_JUMP_MASS = 0.01
 
 Case = dict[str, Any]
 Record = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """A point of the model: what is kept fixed, and the position on the axis of a figure.
+
+    Attributes
+    ----------
+    series : str
+        Points of one series make one curve.
+    axis : str
+        Name of the parameter that changes along it.
+    x : float
+        Its value.
+    """
+
+    series: str
+    axis: str
+    x: float
+
+    def __str__(self) -> str:
+        return f"{self.series}, {self.axis} = {self.x:g}"
 
 
 class Row(NamedTuple):
@@ -37,8 +63,10 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    where, quantity : str
-        The point of the model, and what is compared there.
+    where : Place
+        The point of the model.
+    quantity : str
+        What is compared there.
     theory, theory_error : float
         Value at d = infinity and its numerical error bar.
     simulation, stderr : float
@@ -49,7 +77,7 @@ class Row(NamedTuple):
         Whether the study fails if this row does; else it is reported only.
     """
 
-    where: str
+    where: Place
     quantity: str
     theory: float
     theory_error: float
@@ -60,7 +88,9 @@ class Row(NamedTuple):
 
     @property
     def z(self) -> float:
-        """Deviation of the simulation in combined standard errors."""
+        """Deviation of the simulation in combined standard errors; NaN if neither has an error."""
+        if self.stderr == self.theory_error == 0:
+            return math.nan
         return z_score(self.simulation, self.stderr, self.theory, self.theory_error)
 
     @property
@@ -74,12 +104,21 @@ class Row(NamedTuple):
         return abs(self.z) <= self.limit
 
 
+class Table(NamedTuple):
+    """A table of the report that holds no rows to judge; cells are text."""
+
+    title: str
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
 class Verdict(NamedTuple):
-    """What a study found: rows, what failed apart from them, and remarks for the report."""
+    """What a study found: rows, what failed apart from them, remarks and tables for the report."""
 
     rows: list[Row]
     problems: list[str]
     notes: list[str]
+    tables: Sequence[Table] = ()
 
 
 class Study(NamedTuple):
@@ -95,6 +134,8 @@ class Study(NamedTuple):
         ``measure(case)``: the numbers of one instance; knows nothing of the theory.
     judge : callable
         ``judge(cases, records)``: solves the theory and compares.
+    sources : tuple of str
+        Files of this directory that `measure` is made of, beside those of the package.
     """
 
     name: str
@@ -103,10 +144,11 @@ class Study(NamedTuple):
     cases: Callable[[bool], list[Case]]
     measure: Callable[[Case], Record]
     judge: Callable[[Sequence[Case], Sequence[Record]], Verdict]
+    sources: tuple[str, ...]
 
 
 def row(
-    where: str,
+    where: Place,
     quantity: str,
     theory: tuple[float, float],
     values: Sequence[float],
@@ -127,17 +169,43 @@ def groups(
     return list(found.values())
 
 
-def fixed_point(case: Mapping[str, Any], problems: list[str]) -> FixedPoint | None:
-    """The theory at a case; what is wrong with it goes to `problems`, and then there is none."""
-    model = AttentionModel.mixture(omega=case["omega"], sigma=case["sigma"])
+def model_of(case: Mapping[str, Any]) -> AttentionModel:
+    """The model of a case; the target is the standard one unless it says ``A``."""
+    return AttentionModel.mixture(case["omega"], case["sigma"], case.get("A", DEFAULT_A))
+
+
+def judged_at(point: FixedPoint) -> bool:
+    """Whether agreement is claimed at a fixed point, which the theory alone decides.
+
+    It has to be stable in all directions, random ones included, with hardly any jumps.
+    """
+    stability = point.stability
+    return (
+        stability is not None
+        and stability.stable
+        and stability.replicon < 1
+        and stability.jump_mass <= CLEAR_JUMP_MASS
+    )
+
+
+def fixed_point(
+    case: Mapping[str, Any], problems: list[str], elsewhere: bool = False
+) -> FixedPoint | None:
+    """The theory at a case; what is wrong with it goes to `problems`, and then there is none.
+
+    To end on another branch than the one that `start` names is wrong unless `elsewhere` is given.
+    """
     start = case["start"]
-    where = f"alpha = {case['alpha']:g}, lam = {case['lam']:g}, {start}"
+    where = (
+        f"alpha = {case['alpha']:g}, omega = {case['omega']:g}, sigma = {case['sigma']:g}, "
+        f"lam = {case['lam']:g}, {start}"
+    )
     try:
-        point = solve(model, case["alpha"], case["lam"], start=start)
+        point = solve(model_of(case), case["alpha"], case["lam"], start=start)
     except (ConvergenceError, ValueError) as error:
         problems.append(f"{where}: no fixed point: {error}")
         return None
-    if point.branch != start:
+    if point.branch != start and not elsewhere:
         problems.append(f"{where}: the theory ended on the {point.branch} branch")
         return None
     gap = abs(point.train_loss - point.train_loss_variational)
