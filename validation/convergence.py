@@ -69,8 +69,8 @@ POINTS = [
 ]
 #: Points that are to converge whatever the rules say of them: there the overlaps are judged too.
 CLEAR = [POINTS[0], POINTS[14]]
-D, INSTANCES, CLEAR_INSTANCES, ITERATIONS = 2000, 3, 12, 1500
-QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 500, 8, 300
+D, INSTANCES, CLEAR_INSTANCES, ITERATIONS = 2000, 2, 12, 600
+QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 300, 8, 300
 #: Fewer have so large a limit of z that nothing could fail.
 FEWEST_JUDGED = 8
 DAMPING = 0.5

@@ -33,7 +33,7 @@ POINTS = [
     (1.5, 0.1, "positional", 3.0),
 ]
 M_START = 0.25
-D, INSTANCES, ITERATIONS = 4000, 12, 10
+D, INSTANCES, ITERATIONS = 4000, 10, 10
 QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 500, 8, 4
 #: Iterations that are judged where the noise of finite d grows from one to the next.
 UNSTABLE = 3

@@ -14,7 +14,21 @@ from typing import Any
 from tqdm import tqdm
 
 from gamp_theory.files import replacing
-from validation import convergence, curve, dynamics, response, scaling
+from validation import (
+    convergence,
+    crossing,
+    curve,
+    descent,
+    dynamics,
+    fixed_points,
+    grid,
+    parameters,
+    random_starts,
+    response,
+    restarts,
+    scaling,
+    small_alpha,
+)
 from validation.records import Records, provenance
 from validation.report import aligned, report, table
 from validation.study import Study, Verdict
@@ -22,7 +36,22 @@ from validation.study import Study, Verdict
 __all__ = ["STUDIES", "document", "main", "run"]
 
 STUDIES = {
-    module.STUDY.name: module.STUDY for module in (curve, response, dynamics, convergence, scaling)
+    module.STUDY.name: module.STUDY
+    for module in (
+        curve,
+        grid,
+        parameters,
+        scaling,
+        dynamics,
+        convergence,
+        fixed_points,
+        crossing,
+        random_starts,
+        response,
+        restarts,
+        descent,
+        small_alpha,
+    )
 }
 RESULTS = Path(__file__).parent / "results"
 
