@@ -11,10 +11,6 @@ from validation.study import Case, Place, Record, Row, fixed_point, judged_at, r
 
 __all__ = ["branch_reached", "branch_rows", "ends"]
 
-#: A trained student is said to know teacher or position if the square of its cosine with that
-#: direction is above this; by chance it is 1/d.
-KNOWN = 0.05
-
 
 def branch_rows(
     case: Case, found: Sequence[Record], place: Place, problems: list[str]
@@ -42,8 +38,12 @@ def branch_rows(
     ], point
 
 
-def branch_reached(record: Record, sigma: float) -> str:
-    """Name of the branch that a student with these overlaps is on."""
+def branch_reached(record: Record, sigma: float, known: float = 0.05) -> str:
+    """Name of the branch that a student with these overlaps is on.
+
+    It is said to know teacher or position if the square of its cosine with that direction is
+    above `known`; by chance it is 1/d.
+    """
     q, rho = record["q"], sigma**2
     if q < 1e-6:
         return "zero"
@@ -52,7 +52,7 @@ def branch_reached(record: Record, sigma: float) -> str:
         (True, False): "semantic",
         (False, True): "positional",
         (False, False): "uninformed",
-    }[record["theta"] ** 2 > KNOWN * rho * q, rho * record["m"] ** 2 > KNOWN * q]
+    }[record["theta"] ** 2 > known * rho * q, rho * record["m"] ** 2 > known * q]
 
 
 def ends(found: Sequence[Record], sigma: float) -> str:

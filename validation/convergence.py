@@ -176,6 +176,7 @@ def cases(quick: bool) -> list[Case]:
             "lam": lam,
             "start": start,
             "damping": DAMPING,
+            "tol": TOL,
             "iterations": iterations,
             "seed": [59, number, instance],
         }
@@ -193,7 +194,7 @@ def measure(case: Case) -> Record:
         task,
         case["start"],
         damping=case["damping"],
-        tol=TOL,
+        tol=case["tol"],
         max_iterations=case["iterations"],
     )
     return {
@@ -284,5 +285,5 @@ STUDY = Study(
     cases=cases,
     measure=measure,
     judge=judge,
-    sources=("convergence.py",),
+    sources=(measure,),
 )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from gamp_theory.empirical.measure import joint_test, mean_and_stderr
-from validation.minima import BROKEN, FAMILY, minimum, theory, unfinished
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum, theory, unfinished
 from validation.study import (
     SIGMAS,
     Case,
@@ -139,5 +139,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

@@ -26,7 +26,7 @@ __all__ = ["STUDY"]
 
 #: d, alpha, start, instances.
 PLAN = [(500, 1.5, "semantic", 10), (500, 1.5, "positional", 10)]
-QUICK_PLAN = [(100, 2.0, "semantic", 8)]
+QUICK_PLAN = [(100, 2.0, "semantic", 5)]
 #: Steps of the published descents, and bound on those that follow, to the gradient of L-BFGS.
 PUBLISHED_STEPS, FURTHER_STEPS = 5000, 30_000
 GRADIENT_TOL = 1e-7
@@ -45,6 +45,9 @@ def cases(quick: bool) -> list[Case]:
             "alpha": alpha,
             "lam": 0.01,
             "start": start,
+            "published_steps": PUBLISHED_STEPS,
+            "further_steps": FURTHER_STEPS,
+            "gradient_tol": GRADIENT_TOL,
             "seed": [89, number, instance],
         }
         for number, (d, alpha, start, count) in enumerate(QUICK_PLAN if quick else PLAN)
@@ -55,10 +58,10 @@ def cases(quick: bool) -> list[Case]:
 def measure(case: Case) -> Record:
     """Where L-BFGS is, where the published steps end, and where more of them do."""
     task = draw_task(model_of(case), case["d"], case["alpha"], case["lam"], tuple(case["seed"]))
-    tol = {"gradient_tol": GRADIENT_TOL}
+    tol = {"gradient_tol": case["gradient_tol"]}
     lbfgs = train(task, case["start"], **tol)
-    published = train(task, case["start"], "gd", max_iterations=PUBLISHED_STEPS, **tol)
-    descent = train(task, published.Q, "gd", max_iterations=FURTHER_STEPS, **tol)
+    published = train(task, case["start"], "gd", max_iterations=case["published_steps"], **tol)
+    descent = train(task, published.Q, "gd", max_iterations=case["further_steps"], **tol)
     return {
         "lbfgs": _described(lbfgs),
         "published": _described(published),
@@ -142,5 +145,5 @@ STUDY = Study(
     cases=cases,
     measure=measure,
     judge=judge,
-    sources=("descent.py",),
+    sources=(measure, _described),
 )

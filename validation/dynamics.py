@@ -37,7 +37,6 @@ D, INSTANCES, ITERATIONS = 4000, 10, 10
 QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 500, 8, 4
 #: Iterations that are judged where the noise of finite d grows from one to the next.
 UNSTABLE = 3
-NAMES = ("q", "m", "theta", "V")
 #: Accuracies of a map of state evolution; what the iterates differ by is their error bar.
 TOLERANCES = (1e-5, 1e-6)
 
@@ -57,6 +56,7 @@ def cases(quick: bool) -> list[Case]:
             "lam": lam,
             "start": start,
             "V": V,
+            "m_start": M_START,
             "iterations": iterations,
             "seed": [53, number, instance],
         }
@@ -71,9 +71,11 @@ def measure(case: Case) -> Record:
     task = draw_task(
         model_of(case), case["d"], case["alpha"], case["lam"], tuple(case["seed"]), bias_free=True
     )
-    start = "semantic" if case["start"] == "semantic" else np.full(case["d"], M_START)
+    start = "semantic" if case["start"] == "semantic" else np.full(case["d"], case["m_start"])
     found = message_passing(task, start, case["V"], max_iterations=case["iterations"])
-    record: Record = {name: getattr(found.trajectory, name).tolist() for name in NAMES}
+    record: Record = {
+        name: getattr(found.trajectory, name).tolist() for name in ("q", "m", "theta", "V")
+    }
     return record | {"status": str(found.status)}
 
 
@@ -141,5 +143,5 @@ STUDY = Study(
     cases=cases,
     measure=measure,
     judge=judge,
-    sources=("dynamics.py",),
+    sources=(measure,),
 )

@@ -54,6 +54,8 @@ def cases(quick: bool) -> list[Case]:
             "alpha": alpha,
             "lam": lam,
             "start": start,
+            "damping": DAMPING,
+            "iterations": ITERATIONS,
             "seed": [97, number, instance],
         }
         for (number, (alpha, lam, start)), instance in itertools.product(
@@ -67,7 +69,9 @@ def measure(case: Case) -> Record:
     task = draw_task(
         model_of(case), case["d"], case["alpha"], case["lam"], tuple(case["seed"]), bias_free=True
     )
-    messages = message_passing(task, case["start"], damping=DAMPING, max_iterations=ITERATIONS)
+    messages = message_passing(
+        task, case["start"], damping=case["damping"], max_iterations=case["iterations"]
+    )
     student = train(task, case["start"])
     at_messages, at_student = curvature(task, messages.Q), curvature(task, student.Q)
     gradient = task.risk_and_gradient(messages.Q)[1]
@@ -158,5 +162,5 @@ STUDY = Study(
     cases=cases,
     measure=measure,
     judge=judge,
-    sources=("fixed_points.py",),
+    sources=(measure,),
 )

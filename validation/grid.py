@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 from validation.branches import branch_rows, ends
-from validation.minima import FAMILY, minimum
+from validation.minima import FAMILY, SOURCES, minimum
 from validation.study import Case, Place, Record, Study, Table, Verdict, groups
 
 __all__ = ["STUDY", "compare"]
@@ -95,5 +95,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

@@ -11,7 +11,7 @@ from gamp_theory.empirical.task import Task, draw_task
 from gamp_theory.empirical.training import train
 from validation.study import Case, Record, model_of
 
-__all__ = ["BROKEN", "FAMILY", "minimum", "theory", "unfinished"]
+__all__ = ["BROKEN", "FAMILY", "SOURCES", "minimum", "theory", "unfinished"]
 
 #: The worked case of docs/theory.md.
 FAMILY = {"omega": 0.3, "sigma": 0.5}
@@ -75,3 +75,7 @@ def _linear_error(task: Task) -> float:
     T = task.model.target.matrix(task.teacher_fields[..., None])
     spread = np.var(T, axis=0, ddof=1).sum()
     return float(task.model.rho * spread / T.shape[1])
+
+
+#: What the instances of :func:`minimum` depend on, for their records.
+SOURCES = (minimum, _linear_error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from validation.grid import compare
-from validation.minima import FAMILY, minimum
+from validation.minima import FAMILY, SOURCES, minimum
 from validation.study import Case, Place, Record, Study, Verdict, groups
 
 __all__ = ["STUDY"]
@@ -62,5 +62,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

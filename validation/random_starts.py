@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from validation.branches import branch_reached
-from validation.minima import BROKEN, FAMILY, minimum, theory, unfinished
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum, theory, unfinished
 from validation.study import (
     Case,
     Place,
@@ -113,5 +113,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

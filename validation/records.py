@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import json
 import platform
 import sys
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,14 +36,15 @@ def simulation_hash(study: Study) -> str:
     Of its syntax trees without docstrings: comments and layout may change.
     """
     paths = [path for pattern in SOURCES for path in sorted(PACKAGE.glob(pattern))]
-    paths += [Path(__file__).parent / name for name in study.sources]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    texts += [textwrap.dedent(inspect.getsource(function)) for function in study.sources]
     digest = hashlib.sha256()
-    for path in paths:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+    for text in texts:
+        tree = ast.parse(text)
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 node.value.value = ""  # a string that nothing uses is a docstring
-        digest.update(path.name.encode() + b"\0" + ast.dump(tree).encode())
+        digest.update(ast.dump(tree).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 

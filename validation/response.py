@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from validation.minima import BROKEN, FAMILY, minimum, theory, unfinished
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum, theory, unfinished
 from validation.study import (
     Case,
     Place,
@@ -89,5 +89,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

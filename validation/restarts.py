@@ -35,7 +35,7 @@ SIZES = {250: 12, 500: 10, 1000: 5}
 QUICK_SIZES = {250: 8}
 RESTARTS, QUICK_RESTARTS = 16, 4
 #: Sizes of the kicks, in units of the student's root mean square weight, in turn.
-KICKS = (0.2, 0.5, 1.0)
+KICKS = [0.2, 0.5, 1.0]
 #: Losses that differ by less, relatively, are of one minimum.
 SAME_LOSS = 1e-6
 
@@ -53,6 +53,8 @@ def cases(quick: bool) -> list[Case]:
             "lam": 0.01,
             "start": start,
             "restarts": restarts,
+            "kicks": KICKS,
+            "same_loss": SAME_LOSS,
             "seed": [79, number, d, instance],
         }
         for (number, (alpha, start)), d in itertools.product(enumerate(points), sizes)
@@ -70,7 +72,7 @@ def measure(case: Case) -> Record:
     first = best = train(task, case["start"])
     losses, left = [first.train_loss], 0
     for number in range(case["restarts"]):
-        size = KICKS[number % len(KICKS)] * np.sqrt(np.mean(best.Q**2))
+        size = case["kicks"][number % len(case["kicks"])] * np.sqrt(np.mean(best.Q**2))
         found = train(task, best.Q + size * rng.standard_normal(task.d))
         here = {"q": found.q, "m": found.m, "theta": found.theta}
         if branch_reached(here, case["sigma"]) != case["start"] or found.status != first.status:
@@ -93,7 +95,7 @@ def measure(case: Case) -> Record:
     return {
         "first": described(first),
         "best": described(best),
-        "minima": 1 + int(np.sum(np.diff(ordered) > SAME_LOSS * ordered[1:])),
+        "minima": 1 + int(np.sum(np.diff(ordered) > case["same_loss"] * ordered[1:])),
         "left": left,
         "status": str(first.status),
     }
@@ -152,5 +154,5 @@ STUDY = Study(
     cases=cases,
     measure=measure,
     judge=judge,
-    sources=("restarts.py", "branches.py"),
+    sources=(measure, branch_reached),
 )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from gamp_theory.empirical.measure import extrapolate, mean_and_stderr
-from validation.minima import BROKEN, FAMILY, minimum, theory, unfinished
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum, theory, unfinished
 from validation.study import (
     Case,
     Place,
@@ -101,5 +101,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from gamp_theory.empirical.measure import mean_and_stderr
 from validation.branches import branch_rows
-from validation.minima import BROKEN, FAMILY, minimum
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum
 from validation.study import Case, Place, Record, Study, Table, Verdict, groups
 
 __all__ = ["STUDY"]
@@ -92,5 +92,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
-    sources=("minima.py",),
+    sources=SOURCES,
 )

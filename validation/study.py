@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -134,8 +135,9 @@ class Study(NamedTuple):
         ``measure(case)``: the numbers of one instance; knows nothing of the theory.
     judge : callable
         ``judge(cases, records)``: solves the theory and compares.
-    sources : tuple of str
-        Files of this directory that `measure` is made of, beside those of the package.
+    sources : tuple of callables
+        `measure` and the functions of this directory that it calls: with a case, and the code of
+        the package, they are all that an instance depends on.
     """
 
     name: str
@@ -144,7 +146,7 @@ class Study(NamedTuple):
     cases: Callable[[bool], list[Case]]
     measure: Callable[[Case], Record]
     judge: Callable[[Sequence[Case], Sequence[Record]], Verdict]
-    sources: tuple[str, ...]
+    sources: tuple[Callable, ...]
 
 
 def row(
@@ -201,7 +203,7 @@ def fixed_point(
         f"lam = {case['lam']:g}, {start}"
     )
     try:
-        point = solve(model_of(case), case["alpha"], case["lam"], start=start)
+        point = _solved(model_of(case), case["alpha"], case["lam"], start)
     except (ConvergenceError, ValueError) as error:
         problems.append(f"{where}: no fixed point: {error}")
         return None
@@ -215,3 +217,9 @@ def fixed_point(
             f"{where}: the two forms of the training loss differ by {gap:.2g}, error bar {bar:.2g}"
         )
     return point
+
+
+@functools.cache
+def _solved(model: AttentionModel, alpha: float, lam: float, start: str) -> FixedPoint:
+    """The same points come up in several studies."""
+    return solve(model, alpha, lam, start=start)
