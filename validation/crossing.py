@@ -29,7 +29,7 @@ from validation.study import (
 __all__ = ["STUDY", "crossing"]
 
 ALPHAS = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
-SIZES = {500: 24, 1000: 16, 2000: 4}
+SIZES = {500: 24, 1000: 12, 2000: 4}
 QUICK_ALPHAS = (1.0, 1.2, 1.4)
 QUICK_SIZES = {300: 16}
 #: Accuracy of the theory's alpha_c: far below that of any simulation.

@@ -39,7 +39,7 @@ POINTS = [
 QUICK_POINTS = [POINTS[0], POINTS[3]]
 D, INSTANCES = 800, 10
 QUICK_D, QUICK_INSTANCES = 300, 8
-DAMPING, ITERATIONS = 0.5, 600
+DAMPING, ITERATIONS = 0.5, 300
 
 
 def cases(quick: bool) -> list[Case]:
@@ -155,7 +155,7 @@ STUDY = Study(
     title="Message passing, L-BFGS and state evolution: three ways",
     text=(
         "Bias-free tasks, both from the same informed start; message passing with damping 1/2 "
-        "for at most 600 iterations. V is that of message passing, and (sigma^2/d) tr H^-1 at the "
+        "for at most 300 iterations. V is that of message passing, and (sigma^2/d) tr H^-1 at the "
         "minimum. The lowest eigenvalue of the Hessian tells minimum from saddle; distances are "
         "relative to |Q|."
     ),

@@ -57,6 +57,7 @@ def theory(point: FixedPoint) -> dict[str, tuple[float, float]]:
     assert x is not None  # a converged point has its overlaps
     values = {name: (getattr(x, name), getattr(e, name)) for name in ("q", "V", broken)}
     values["train_loss"] = (point.train_loss, e.train_loss)
+    values["train_loss_variational"] = (point.train_loss_variational, e.train_loss_variational)
     values["test_error"] = (point.test_error, e.test_error)
     values["linear_error"] = (point.linear_error, 0.0)
     return values

@@ -31,7 +31,7 @@ __all__ = ["STUDY"]
 
 POINTS = [(1.25, "positional"), (2.0, "positional"), (1.5, "semantic")]
 QUICK_POINTS = POINTS[2:]
-SIZES = {250: 12, 500: 10, 1000: 5}
+SIZES = {250: 10, 500: 8, 1000: 4}
 QUICK_SIZES = {250: 8}
 RESTARTS, QUICK_RESTARTS = 16, 4
 #: Sizes of the kicks, in units of the student's root mean square weight, in turn.

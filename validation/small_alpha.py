@@ -16,7 +16,7 @@ __all__ = ["STUDY"]
 #: 25 values from .01 to 2, as in the descents that the paper reports.
 ALPHAS = tuple(float(round(x, 9)) for x in np.linspace(0.01, 2, 25))
 QUICK_ALPHAS = (1.5025,)
-D, INSTANCES = 1000, 10
+D, INSTANCES = 1000, 8
 QUICK_D, QUICK_INSTANCES = 400, 10
 
 
