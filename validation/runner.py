@@ -56,14 +56,16 @@ STUDIES = {
 RESULTS = Path(__file__).parent / "results"
 
 
-def run(study: Study, quick: bool, directory: Path, jobs: int, fresh: bool) -> Verdict:
+def run(
+    study: Study, quick: bool, directory: Path, jobs: int, fresh: bool, adopt: bool = False
+) -> Verdict:
     """Simulate what `directory` does not hold yet, and judge.
 
     Threads, not processes: the time goes into NumPy and kernels that release the lock, and no
     number depends on how many there are.
     """
     cases = study.cases(quick)
-    records = Records(directory / f"{study.name}.json", study, fresh)
+    records = Records(directory / f"{study.name}.json", study, fresh, adopt)
     waiting = [case for case in cases if records.get(case) is None]
     with (
         tqdm(total=len(cases), initial=len(cases) - len(waiting), desc=study.name) as bar,
@@ -140,7 +142,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for name in options.studies or STUDIES:
             verdicts[name] = run(
-                STUDIES[name], options.quick, directory, options.jobs, options.fresh
+                STUDIES[name],
+                options.quick,
+                directory,
+                options.jobs,
+                options.fresh,
+                options.adopt,
             )
             if not options.json:
                 print(f"\n{STUDIES[name].title}\n\n{table(verdicts[name].rows)}\n")
@@ -196,6 +203,11 @@ def _parser() -> argparse.ArgumentParser:
         "report above it)",
     )
     parser.add_argument("--fresh", action="store_true", help="simulate anew what is recorded")
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="keep records of other code if an instance of each point comes out the same again",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser
 
