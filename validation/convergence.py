@@ -77,9 +77,7 @@ POINTS = [
 ]
 #: Points that are to converge whatever the rules say of them: there the overlaps are judged too.
 CLEAR = [POINTS[0], POINTS[14]]
-#: The first runs, with plain damping, were at d = 2000.
-FIRST_D, FIRST_INSTANCES = 2000, 2
-D, INSTANCES, CLEAR_INSTANCES, ITERATIONS = 1000, 3, 12, 600
+D, ITERATIONS, INSTANCES, CLEAR_INSTANCES = 1000, 400, 3, 8
 QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 300, 8, 300
 #: Fewer have so large a limit of z that nothing could fail.
 FEWEST_JUDGED = 8
@@ -177,11 +175,9 @@ def cases(quick: bool) -> list[Case]:
         ]
     found = []
     for lagging, point in itertools.product((False, True), POINTS):
-        first = not lagging and point[3] == "semantic"
-        count = FIRST_INSTANCES if first else INSTANCES
         found += [
-            _case(point, FIRST_D if first else D, ITERATIONS, lagging, instance)
-            for instance in range(CLEAR_INSTANCES if point in CLEAR else count)
+            _case(point, D, ITERATIONS, lagging, instance)
+            for instance in range(CLEAR_INSTANCES if point in CLEAR else INSTANCES)
         ]
     return found
 

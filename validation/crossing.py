@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory import find_transition
-from gamp_theory.empirical.measure import mean_and_stderr, train_loss_bias
+from gamp_theory.empirical.measure import train_loss_bias
 from gamp_theory.empirical.task import draw_task
 from gamp_theory.empirical.training import train
 from validation.minima import BROKEN, FAMILY, unfinished
@@ -65,10 +65,12 @@ def measure(case: Case) -> Record:
 
 
 def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
-    """The zero of the difference of losses, at every d; the largest d is judged."""
+    """The zero of the difference of losses, at every d; all sizes together are judged."""
     rows: list[Row] = []
     problems: list[str] = []
     notes: list[str] = []
+    crossings: list[tuple[float, float]] = []
+    total = 0
     model = model_of(cases[0])
     alphas = sorted({case["alpha"] for case in cases})
     theory = find_transition(
@@ -85,33 +87,48 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
         for start in BROKEN
     }
     for d, here in by_size.items():
-        means, errors = [], []
+        means, squares, counts = [], [], []
         for case, found in here:
             differences = [difference(record) for record in found]
-            sample = mean_and_stderr(differences)
-            means.append(sample.mean)
-            errors.append(sample.stderr)
+            means.append(float(np.mean(differences)))
+            squares.append(float(np.sum((np.array(differences) - means[-1]) ** 2)))
+            counts.append(len(differences))
             pair = [points[start, case["alpha"]] for start in BROKEN]
             if pair[0] is not None and pair[1] is not None:
                 value = pair[0].train_loss - pair[1].train_loss
                 error = math.hypot(pair[0].errors.train_loss, pair[1].errors.train_loss)
                 place = Place(f"semantic - positional, d = {d}", "alpha", case["alpha"])
                 rows.append(row(place, "loss difference", (value, error), differences, False))
+        # One spread for all alphas: that of a few instances is hardly known.
+        freedom = sum(counts) - len(counts)
+        errors = np.sqrt(sum(squares) / freedom / np.array(counts))
         degree = QUICK_DEGREE if len(alphas) < len(ALPHAS) else DEGREE
-        value, error = crossing(np.array(alphas), np.array(means), np.array(errors), degree)
+        value, error = crossing(np.array(alphas), np.array(means), errors, degree)
+        crossings.append((value, error))
+        place = Place("semantic = positional", "d", d)
         rows.append(
-            Row(
-                Place("semantic = positional", "d", d),
-                "alpha_c",
-                theory.value,
-                theory.error,
-                value,
-                error,
-                sum(len(found) for _, found in here) - degree,
-                d == largest,
-            )
+            Row(place, "alpha_c", theory.value, theory.error, value, error, freedom + 1, False)
         )
-        notes.append(f"d = {d}: alpha_c = {value:.4f} +- {error:.4f}; theory {theory.value:.5f}")
+        total += freedom
+    values, weights = np.array([x[0] for x in crossings]), np.array([x[1] for x in crossings]) ** -2
+    together = float(weights @ values / weights.sum())
+    scatter = float(weights @ (values - together) ** 2)
+    rows.append(
+        Row(
+            Place("semantic = positional, all sizes", "d", math.inf),
+            "alpha_c",
+            theory.value,
+            theory.error,
+            together,
+            float(weights.sum() ** -0.5),
+            total + 1,
+            True,
+        )
+    )
+    notes.append(
+        f"the sizes agree with one another: chi^2 = {scatter:.2f}, {len(crossings) - 1} degrees of "
+        "freedom"
+    )
     return Verdict(rows, problems, notes)
 
 

@@ -14,7 +14,7 @@ __all__ = ["STUDY", "compare"]
 ALPHAS = (0.75, 1.0, 1.5, 2.0)
 OMEGAS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 STARTS = ("semantic", "positional")
-D, INSTANCES = 500, 12
+D, INSTANCES = 500, 8
 QUICK = [(1.5, 0.1, "semantic"), (1.5, 0.7, "positional")]
 QUICK_D, QUICK_INSTANCES = 500, 10
 

@@ -23,7 +23,7 @@ QUICK_PLAN = [
     ("lam", (0.02,), ("semantic",), {}),
     ("omega", (0.14,), ("semantic",), {"A": SECOND}),
 ]
-D, INSTANCES = 500, 12
+D, INSTANCES = 500, 8
 QUICK_D, QUICK_INSTANCES = 400, 10
 
 

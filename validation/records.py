@@ -89,9 +89,11 @@ class Records:
                 }
                 self._found = {_key(e["case"]): (e["case"], e["record"]) for e in entries}
             else:
+                kept = path.with_suffix(".old.json")  # they may have cost hours
+                path.replace(kept)
                 print(
                     f"validation: {path.name}: the {len(entries)} instances in it were made by "
-                    "other code, and are simulated anew",
+                    f"other code, and are simulated anew; the old file is now {kept.name}",
                     file=sys.stderr,
                 )
 

@@ -31,9 +31,9 @@ __all__ = ["STUDY"]
 
 POINTS = [(1.25, "positional"), (2.0, "positional"), (1.5, "semantic")]
 QUICK_POINTS = POINTS[2:]
-SIZES = {250: 10, 500: 8, 1000: 4}
+SIZES = {250: 8, 500: 6, 1000: 3}
 QUICK_SIZES = {250: 8}
-RESTARTS, QUICK_RESTARTS = 16, 4
+RESTARTS, QUICK_RESTARTS = 12, 4
 #: Sizes of the kicks, in units of the student's root mean square weight, in turn.
 KICKS = [0.2, 0.5, 1.0]
 #: Losses that differ by less, relatively, are of one minimum.

@@ -33,6 +33,8 @@ SIGMAS = 4.0
 #: A fixed point is judged where its jump mass is at most this.  Replica symmetry is broken
 #: wherever it is positive, visibly where it is not small: there, rows are only shown.
 CLEAR_JUMP_MASS = 0.01
+#: Relative accuracy of the theory; simulations are good to half a per cent.
+THEORY_TOL = 1e-4
 
 Case = dict[str, Any]
 Record = dict[str, Any]
@@ -222,4 +224,4 @@ def fixed_point(
 @functools.cache
 def _solved(model: AttentionModel, alpha: float, lam: float, start: str) -> FixedPoint:
     """The same points come up in several studies."""
-    return solve(model, alpha, lam, start=start)
+    return solve(model, alpha, lam, start=start, tol=THEORY_TOL)
