@@ -279,6 +279,21 @@ def test_records_of_another_program_are_not_used(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert Records(path, study).get({"seed": 1}) is None
     assert "the 1 instances in it were made by other code" in capsys.readouterr().err
+    assert not path.exists()
+    assert json.loads((tmp_path / "x.old.json").read_text()) == document
+
+
+@pytest.mark.parametrize(("value", "kept"), [(2.0, True), (2.0 + 1e-12, False)])
+def test_records_are_adopted_if_they_come_out_the_same_again(value, kept, tmp_path, capsys):
+    path = tmp_path / "x.json"
+    study = example([value, 5.0])
+    case = {"i": 0, "d": 3, "seed": 1}
+    Records(path, study).add(case, {"x": 2.0})
+    document = json.loads(path.read_text())
+    document["provenance"]["simulation"] = "0"
+    path.write_text(json.dumps(document))
+    assert (Records(path, study, adopt=True).get(case) is not None) == kept
+    assert ("same again" in capsys.readouterr().err) == kept
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ __all__ = ["STUDY"]
 PLAN = [(300, 1.5, "semantic", 10), (300, 1.5, "positional", 10)]
 QUICK_PLAN = [(100, 2.0, "semantic", 5)]
 #: Steps of the published descents, and bound on those that follow, to the gradient of L-BFGS.
-PUBLISHED_STEPS, FURTHER_STEPS = 5000, 30_000
+PUBLISHED_STEPS, FURTHER_STEPS = 5000, 150_000
 GRADIENT_TOL = 1e-7
 #: Overlaps that differ by less are of one minimum.
 SAME = 1e-4
