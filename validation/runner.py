@@ -170,13 +170,12 @@ def _write(
     verdicts: dict[str, Verdict], found: dict[str, Any], directory: Path, path: Path
 ) -> None:
     """A figure for each study, in `directory`, and the report that shows them."""
-    from gamp_theory.plotting import save
-    from validation.figures import draw
+    from validation.figures import write  # matplotlib, which is slow to import
 
     figures = {}
     for name, verdict in verdicts.items():
         with replacing(directory / f"{name}.png") as temporary:
-            save(draw(verdict.rows), temporary)
+            write(verdict.rows, temporary)
         figures[name] = (directory / f"{name}.png").relative_to(path.parent).as_posix()
     with replacing(path) as temporary:
         text = report([STUDIES[name] for name in verdicts], verdicts, found, figures)
