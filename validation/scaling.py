@@ -24,7 +24,7 @@ from validation.study import (
 __all__ = ["STUDY"]
 
 #: Instances by d: as many as keep the standard errors alike.
-SIZES = {200: 80, 400: 40, 800: 20, 1600: 10}
+SIZES = {100: 120, 200: 60, 400: 30, 800: 15}
 QUICK_SIZES = {100: 40, 200: 20, 400: 10}
 STARTS = tuple(BROKEN)
 QUICK_STARTS = STARTS[:1]
