@@ -37,7 +37,7 @@ POINTS = [
 ]
 QUICK_POINTS = [(1.5, 0.01, "semantic"), (1.5, 0.1, "positional")]
 #: Tasks without the 1/d bias, as a third leg where all quantities are tested jointly.
-FREE_D, FREE_INSTANCES = 1000, 24
+FREE_D, FREE_INSTANCES = 500, 24
 FREE_POINTS = [(alpha, 0.01, "semantic") for alpha in ALPHAS[1:]]
 #: The smallest d that is judged in a full run: below, 1/d terms of overlaps outweigh the errors.
 SMALLEST_JUDGED = 2000
