@@ -204,3 +204,30 @@ def test_it_says_how_it_ended(easy):
 def test_bad_input_is_refused(easy, change, message):
     with pytest.raises(ValueError, match=message):
         message_passing(easy, **change)
+
+
+def test_a_lagging_onsager_term_changes_no_fixed_point_and_nothing_undamped(easy):
+    for damping in (0.0, 0.5):
+        plain, lagging = (
+            message_passing(easy, "positional", damping=damping, lagging=lagging)
+            for lagging in (False, True)
+        )
+        assert {plain.status, lagging.status} == {GampStatus.converged}
+        np.testing.assert_allclose(lagging.Q, plain.Q, atol=1e-8)
+        same = np.array_equal(plain.trajectory.q, lagging.trajectory.q)
+        assert same == (damping == 0)
+
+
+def test_with_plain_damping_a_sentence_near_a_jump_flips_for_ever():
+    """The lag of Q behind g pushes it back over the jump; with both lagging it stays."""
+    task = draw_task(MODEL, 400, 1.5, 0.03, (5, 10), bias_free=True)
+    start = np.full(task.d, 0.25)
+    plain, lagging = (
+        message_passing(task, start, damping=0.5, lagging=lagging, max_iterations=400)
+        for lagging in (False, True)
+    )
+    assert lagging.status is GampStatus.converged
+    assert plain.status is GampStatus.iteration_limit
+    steps = plain.trajectory.step[-9:-1]
+    assert steps.min() > 0.1
+    np.testing.assert_allclose(steps[2:], steps[:-2], rtol=1e-6)  # period two

@@ -7,13 +7,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gamp_theory import AttentionModel
 from gamp_theory.empirical.gamp import message_passing
 from gamp_theory.empirical.task import draw_task
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.trajectory import trajectory
 from validation.minima import BROKEN, FAMILY
-from validation.study import Case, Record, Study, Verdict, fixed_point, groups, row
+from validation.study import (
+    Case,
+    Place,
+    Record,
+    Study,
+    Verdict,
+    fixed_point,
+    groups,
+    model_of,
+    row,
+)
 
 __all__ = ["STUDY"]
 
@@ -24,11 +33,14 @@ POINTS = [
     (1.5, 0.1, "positional", 3.0),
 ]
 M_START = 0.25
-D, INSTANCES, ITERATIONS = 2000, 12, 10
+D, INSTANCES, ITERATIONS = 4000, 10, 10
 QUICK_D, QUICK_INSTANCES, QUICK_ITERATIONS = 500, 8, 4
 #: Iterations that are judged where the noise of finite d grows from one to the next.
 UNSTABLE = 3
-NAMES = ("q", "m", "theta", "V")
+#: How a run that could not go on has ended.
+ENDED = ("left_domain", "non_finite")
+#: Accuracies of a map of state evolution; what the iterates differ by is their error bar.
+TOLERANCES = (1e-5, 1e-6)
 
 
 def cases(quick: bool) -> list[Case]:
@@ -46,6 +58,7 @@ def cases(quick: bool) -> list[Case]:
             "lam": lam,
             "start": start,
             "V": V,
+            "m_start": M_START,
             "iterations": iterations,
             "seed": [53, number, instance],
         }
@@ -57,13 +70,14 @@ def cases(quick: bool) -> list[Case]:
 
 def measure(case: Case) -> Record:
     """Overlaps of every iterate of one task."""
-    model = AttentionModel.mixture(omega=case["omega"], sigma=case["sigma"])
     task = draw_task(
-        model, case["d"], case["alpha"], case["lam"], tuple(case["seed"]), bias_free=True
+        model_of(case), case["d"], case["alpha"], case["lam"], tuple(case["seed"]), bias_free=True
     )
-    start = "semantic" if case["start"] == "semantic" else np.full(case["d"], M_START)
+    start = "semantic" if case["start"] == "semantic" else np.full(case["d"], case["m_start"])
     found = message_passing(task, start, case["V"], max_iterations=case["iterations"])
-    record: Record = {name: getattr(found.trajectory, name).tolist() for name in NAMES}
+    record: Record = {
+        name: getattr(found.trajectory, name).tolist() for name in ("q", "m", "theta", "V")
+    }
     return record | {"status": str(found.status)}
 
 
@@ -71,11 +85,9 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
     """All iterations where the fixed point attracts in all directions, else the first three."""
     rows, problems, notes = [], [], []
     for case, found in groups(cases, records, ("alpha", "lam", "start")):
-        where = f"{case['start']}, alpha = {case['alpha']:g}, lam = {case['lam']:g}"
-        broken = [r["status"] for r in found if r["status"] in ("non_finite", "left_domain")]
-        if broken:
-            problems.append(f"{where}: {len(broken)} instances ended early ({broken[0]})")
-            continue
+        where = (
+            f"{case['start']}, alpha = {case['alpha']:g}, lam = {case['lam']:g}, d = {case['d']}"
+        )
         point = fixed_point(case, problems)
         if point is None:
             continue
@@ -85,6 +97,11 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
         )
         iterations = case["iterations"]
         trusted = iterations if radius < 1 else min(UNSTABLE, iterations)
+        # The last entry of a run that left the domain is no state.
+        reached = min(len(r["q"]) - 1 - (r["status"] in ENDED) for r in found)
+        if reached < trusted:
+            problems.append(f"{where}: not all instances reach iteration {trusted}")
+            continue
         rho = point.model.rho
         start = (
             Overlaps(q=rho, m=0.0, V=case["V"], theta=rho)
@@ -92,24 +109,25 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
             else Overlaps(q=rho * M_START**2, m=M_START, V=case["V"], theta=0.0)
         )
         try:
-            states = trajectory(point.model, case["alpha"], case["lam"], start, iterations)
+            coarse, states = (
+                trajectory(point.model, case["alpha"], case["lam"], start, iterations, tol)
+                for tol in TOLERANCES
+            )
         except ValueError as error:  # a map that leaves the domain of the overlaps
             problems.append(f"{where}: state evolution: {error}")
             continue
-        if len(states) <= iterations:
+        if min(len(coarse), len(states)) <= iterations:
             problems.append(f"{where}: state evolution leaves its domain at {len(states)}")
             continue
-        for k, name in itertools.product(
-            range(1, iterations + 1), ("q", "V", BROKEN[case["start"]])
-        ):
+        for k, name in itertools.product(range(1, reached + 1), ("q", "V", BROKEN[case["start"]])):
             value = getattr(states[k], name)
+            error = abs(value - getattr(coarse[k], name)) + TOLERANCES[1] * abs(value)
             values = [r[name][k] for r in found]
-            rows.append(
-                row(f"{where}, iteration {k}", name, (value, 1e-4 * value), values, k <= trusted)
-            )
+            place = Place(where, "iteration", k)
+            rows.append(row(place, name, (value, error), values, k <= trusted))
         notes.append(
             f"{where}: largest eigenvalue, transverse directions included, {radius:.3g}: "
-            f"{trusted} iterations are judged"
+            f"{trusted} iterations are judged; all instances reach {reached} of {iterations}"
         )
     return Verdict(rows, problems, notes)
 
@@ -126,4 +144,5 @@ STUDY = Study(
     cases=cases,
     measure=measure,
     judge=judge,
+    sources=(measure,),
 )

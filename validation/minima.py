@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamp_theory import AttentionModel, FixedPoint
+from gamp_theory import FixedPoint
 from gamp_theory.empirical.curvature import curvature
 from gamp_theory.empirical.measure import test_error_bias, train_loss_bias
 from gamp_theory.empirical.task import Task, draw_task
 from gamp_theory.empirical.training import train
-from validation.study import Case, Record
+from validation.study import Case, Record, model_of
 
-__all__ = ["BROKEN", "FAMILY", "minimum", "theory", "unfinished"]
+__all__ = ["BROKEN", "FAMILY", "SOURCES", "minimum", "theory", "unfinished"]
 
 #: The worked case of docs/theory.md.
 FAMILY = {"omega": 0.3, "sigma": 0.5}
@@ -21,9 +21,8 @@ BROKEN = {"semantic": "theta", "positional": "m"}
 
 def minimum(case: Case) -> Record:
     """Draw the task of a case, minimise its risk with L-BFGS, and measure what is there."""
-    model = AttentionModel.mixture(omega=case["omega"], sigma=case["sigma"])
     task = draw_task(
-        model,
+        model_of(case),
         case["d"],
         case["alpha"],
         case["lam"],
@@ -58,6 +57,7 @@ def theory(point: FixedPoint) -> dict[str, tuple[float, float]]:
     assert x is not None  # a converged point has its overlaps
     values = {name: (getattr(x, name), getattr(e, name)) for name in ("q", "V", broken)}
     values["train_loss"] = (point.train_loss, e.train_loss)
+    values["train_loss_variational"] = (point.train_loss_variational, e.train_loss_variational)
     values["test_error"] = (point.test_error, e.test_error)
     values["linear_error"] = (point.linear_error, 0.0)
     return values
@@ -76,3 +76,7 @@ def _linear_error(task: Task) -> float:
     T = task.model.target.matrix(task.teacher_fields[..., None])
     spread = np.var(T, axis=0, ddof=1).sum()
     return float(task.model.rho * spread / T.shape[1])
+
+
+#: What the instances of :func:`minimum` depend on, for their records.
+SOURCES = (minimum, _linear_error)

@@ -7,7 +7,7 @@ from typing import Any
 
 from validation.study import Row, Study, Verdict
 
-__all__ = ["report", "table"]
+__all__ = ["aligned", "report", "table"]
 
 HEAD = ("where", "quantity", "theory", "error", "simulation", "stderr", "N", "z", "limit", "")
 
@@ -16,7 +16,7 @@ def cells(row: Row) -> list[str]:
     """A row as text."""
     verdict = ("agrees" if row.agrees else "FAILS") if row.judged else "shown"
     return [
-        row.where,
+        str(row.where),
         row.quantity,
         f"{row.theory:.6g}",
         f"{row.theory_error:.1g}",
@@ -31,33 +31,48 @@ def cells(row: Row) -> list[str]:
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned columns, for a terminal."""
-    lines = [list(HEAD), *map(cells, rows)]
-    widths = [max(len(line[j]) for line in lines) for j in range(len(HEAD))]
+    return aligned(HEAD, list(map(cells, rows)), 2)
+
+
+def aligned(head: Sequence[str], lines: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells in columns as wide as they need, the first `left` of them flush left."""
+    widths = [max(len(line[j]) for line in (head, *lines)) for j in range(len(head))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if j < 2 else cell.rjust(width)
+            cell.ljust(width) if j < left else cell.rjust(width)
             for j, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in lines
+        for line in (head, *lines)
     )
 
 
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    rows = ["| " + " | ".join(line) + " |" for line in (head, *lines)]
+    return [rows[0], "|" + "---|" * len(head), *rows[1:]]
+
+
 def report(
-    studies: Sequence[Study], verdicts: Mapping[str, Verdict], found: Mapping[str, Any]
+    studies: Sequence[Study],
+    verdicts: Mapping[str, Verdict],
+    found: Mapping[str, Any],
+    figures: Mapping[str, str],
 ) -> str:
-    """The report, in Markdown; it holds no time, so that the same records give the same file."""
+    """The report, in Markdown; it holds no time, so that the same records give the same file.
+
+    `figures` are paths from the report, by study.
+    """
     versions = ", ".join(f"{name} {value}" for name, value in found["provenance"].items())
     lines = [
         "# Theory against finite dimension",
         "",
         "Written by `python -m validation" + (" --quick" if found["quick"] else "") + "`; do not "
-        "edit. Simulations are recorded beside this file with their seeds and parameters.",
+        "edit. Every simulated instance is recorded with its seed and parameters, d included.",
         "",
         f"**{found['status']}**: {found['message']}.",
         "",
         "z is in combined standard errors; its limit is the quantile of Student's t that is as "
-        "improbable as 4 standard deviations. Rows are judged where the jump mass of the fixed "
-        "point is at most .01; others are shown (docs/validation.md).",
+        "improbable as 4 standard deviations. Rows are judged where the fixed point is stable and "
+        "its jump mass is at most .01; others are shown (docs/validation.md).",
         "",
         f"Versions: {versions}.",
     ]
@@ -66,6 +81,9 @@ def report(
         lines += ["", f"## {study.title} (`{study.name}`): {entry['status']}", "", study.text, ""]
         lines += [f"* **{problem}**" for problem in entry["problems"]]
         lines += [f"* {note}" for note in verdict.notes]
-        lines += ["", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
-        lines += ["| " + " | ".join(cells(row)) + " |" for row in verdict.rows]
+        for extra in verdict.tables:
+            lines += ["", f"{extra.title}:", "", *_markdown(extra.head, extra.lines)]
+        lines += ["", *_markdown(HEAD, list(map(cells, verdict.rows)))]
+        if study.name in figures:
+            lines += ["", f"![{study.title}]({figures[study.name]})"]
     return "\n".join(lines) + "\n"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from validation.minima import BROKEN, FAMILY, minimum, theory, unfinished
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum, theory, unfinished
 from validation.study import (
-    CLEAR_JUMP_MASS,
     Case,
+    Place,
     Record,
     Study,
     Verdict,
     fixed_point,
     groups,
+    judged_at,
     row,
 )
 
@@ -26,7 +27,7 @@ POINTS = [
     (1.5, 0.01, "positional"),
 ]
 QUICK_POINTS = POINTS[:1] + POINTS[2:3]
-D, INSTANCES = 1000, 16
+D, INSTANCES = 400, 12
 QUICK_D, QUICK_INSTANCES = 400, 12
 
 
@@ -56,7 +57,8 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
     """V and the overlaps where the prox hardly jumps; every point has to be a minimum."""
     rows, problems, notes = [], [], []
     for case, found in groups(cases, records, ("alpha", "lam", "start")):
-        where = f"{case['start']}, alpha = {case['alpha']:g}, lam = {case['lam']:g}"
+        series = f"{case['start']}, lam = {case['lam']:g}, d = {case['d']}"
+        where = Place(series, "alpha", case["alpha"])
         problems += unfinished(found, where)
         saddles = sum(r["negative"] > 0 for r in found)
         if saddles:
@@ -64,7 +66,7 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
         point = fixed_point(case, problems)
         if point is None:
             continue
-        judged = point.stability.jump_mass <= CLEAR_JUMP_MASS
+        judged = judged_at(point)
         expected = theory(point)
         for name in ("V", BROKEN[case["start"]], "q"):
             rows.append(row(where, name, expected[name], [r[name] for r in found], judged))
@@ -87,4 +89,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
+    sources=SOURCES,
 )

@@ -7,32 +7,65 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from gamp_theory.files import replacing
-from validation import curve, dynamics, response, scaling
+from validation import (
+    convergence,
+    crossing,
+    curve,
+    descent,
+    dynamics,
+    fixed_points,
+    grid,
+    parameters,
+    random_starts,
+    response,
+    restarts,
+    scaling,
+    small_alpha,
+)
 from validation.records import Records, provenance
-from validation.report import report, table
+from validation.report import aligned, report, table
 from validation.study import Study, Verdict
 
 __all__ = ["STUDIES", "document", "main", "run"]
 
-STUDIES = {module.STUDY.name: module.STUDY for module in (curve, response, dynamics, scaling)}
+STUDIES = {
+    module.STUDY.name: module.STUDY
+    for module in (
+        curve,
+        grid,
+        parameters,
+        scaling,
+        dynamics,
+        convergence,
+        fixed_points,
+        crossing,
+        random_starts,
+        response,
+        restarts,
+        descent,
+        small_alpha,
+    )
+}
 RESULTS = Path(__file__).parent / "results"
 
 
-def run(study: Study, quick: bool, directory: Path, jobs: int, fresh: bool) -> Verdict:
+def run(
+    study: Study, quick: bool, directory: Path, jobs: int, fresh: bool, adopt: bool = False
+) -> Verdict:
     """Simulate what `directory` does not hold yet, and judge.
 
     Threads, not processes: the time goes into NumPy and kernels that release the lock, and no
     number depends on how many there are.
     """
     cases = study.cases(quick)
-    records = Records(directory / f"{study.name}.json", fresh)
+    records = Records(directory / f"{study.name}.json", study, fresh, adopt)
     waiting = [case for case in cases if records.get(case) is None]
     with (
         tqdm(total=len(cases), initial=len(cases) - len(waiting), desc=study.name) as bar,
@@ -40,8 +73,8 @@ def run(study: Study, quick: bool, directory: Path, jobs: int, fresh: bool) -> V
     ):
         work = {pool.submit(study.measure, case): case for case in waiting}
         try:
-            for future, case in work.items():
-                records.add(case, future.result())
+            for future in as_completed(work):
+                records.add(work[future], future.result())
                 bar.update()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -62,6 +95,7 @@ def document(verdicts: dict[str, Verdict], quick: bool) -> dict[str, Any]:
                 "rows": [
                     {
                         **row._asdict(),
+                        "where": str(row.where),
                         "z": row.z,
                         "z_limit": row.limit,
                         "agrees": row.agrees,
@@ -108,21 +142,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for name in options.studies or STUDIES:
             verdicts[name] = run(
-                STUDIES[name], options.quick, directory, options.jobs, options.fresh
+                STUDIES[name],
+                options.quick,
+                directory,
+                options.jobs,
+                options.fresh,
+                options.adopt,
             )
             if not options.json:
                 print(f"\n{STUDIES[name].title}\n\n{table(verdicts[name].rows)}\n")
+                for extra in verdicts[name].tables:
+                    print(f"{extra.title}\n\n{aligned(extra.head, extra.lines)}\n")
                 for problem in failures(verdicts[name]):
                     print(f"FAILED  {problem}")
     except KeyboardInterrupt:
         print("validation: interrupted; what is finished is kept", file=sys.stderr)
         return 130
     found = document(verdicts, options.quick)
-    with replacing(directory / "REPORT.md") as temporary:
-        studies = [STUDIES[name] for name in verdicts]
-        temporary.write_text(report(studies, verdicts, found), encoding="utf-8")
+    if not options.studies:  # a report is of all of them
+        full = options.results is None and not options.quick
+        _write(verdicts, found, directory, (RESULTS.parent if full else directory) / "REPORT.md")
     print(json.dumps(_finite(found), indent=1) if options.json else found["message"])
     return 0 if found["status"] == "agree" else 1
+
+
+def _write(
+    verdicts: dict[str, Verdict], found: dict[str, Any], directory: Path, path: Path
+) -> None:
+    """A figure for each study, in `directory`, and the report that shows them."""
+    from validation.figures import write  # matplotlib, which is slow to import
+
+    figures = {}
+    for name, verdict in verdicts.items():
+        with replacing(directory / f"{name}.png") as temporary:
+            write(verdict.rows, temporary)
+        figures[name] = (directory / f"{name}.png").relative_to(path.parent).as_posix()
+    with replacing(path) as temporary:
+        text = report([STUDIES[name] for name in verdicts], verdicts, found, figures)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,9 +196,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small d, few points: a minute or so")
     parser.add_argument("--jobs", type=int, default=2, help="instances at a time (default: 2)")
     parser.add_argument(
-        "--results", type=Path, help="where records and REPORT.md are (default: validation/results)"
+        "--results",
+        type=Path,
+        help="where records, figures and REPORT.md go (default: validation/results, and the "
+        "report above it)",
     )
     parser.add_argument("--fresh", action="store_true", help="simulate anew what is recorded")
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="keep records of other code if an instance of each point comes out the same again",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from gamp_theory.empirical.measure import extrapolate, mean_and_stderr
-from validation.minima import BROKEN, FAMILY, minimum, theory, unfinished
+from validation.minima import BROKEN, FAMILY, SOURCES, minimum, theory, unfinished
 from validation.study import (
-    CLEAR_JUMP_MASS,
     Case,
+    Place,
     Record,
     Row,
     Study,
     Verdict,
     fixed_point,
     groups,
+    judged_at,
     row,
 )
 
 __all__ = ["STUDY"]
 
 #: Instances by d: as many as keep the standard errors alike.
-SIZES = {200: 120, 400: 60, 800: 30, 1600: 12}
+SIZES = {100: 120, 200: 60, 400: 30, 800: 15}
 QUICK_SIZES = {100: 40, 200: 20, 400: 10}
 STARTS = tuple(BROKEN)
 QUICK_STARTS = STARTS[:1]
@@ -60,12 +62,12 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
         point = fixed_point(sizes[0][0], problems)
         if point is None:
             continue
-        judged = point.stability.jump_mass <= CLEAR_JUMP_MASS
+        judged = judged_at(point)
         expected = theory(point)
         for name in (BROKEN[start], "q", "train_loss", "test_error"):
             means = [mean_and_stderr(r[name] for r in found) for _, found in sizes]
             for case, found in sizes:
-                where = f"{start}, d = {case['d']}"
+                where = Place(start, "d", case["d"])
                 rows.append(row(where, name, expected[name], [r[name] for r in found], False))
             limit = extrapolate(
                 [case["d"] for case, _ in sizes], [x.mean for x in means], [x.stderr for x in means]
@@ -73,7 +75,7 @@ def judge(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
             fewest = min(x.instances for x in means)
             rows.append(
                 Row(
-                    f"{start}, d to infinity",
+                    Place(start, "d", math.inf),
                     name,
                     *expected[name],
                     limit.value,
@@ -99,4 +101,5 @@ STUDY = Study(
     cases=cases,
     measure=minimum,
     judge=judge,
+    sources=SOURCES,
 )

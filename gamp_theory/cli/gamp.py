@@ -64,7 +64,8 @@ def add_parser(commands: Commands) -> None:
         "--damping",
         type=number,
         default=0.0,
-        help="part of the old messages that is kept, in [0, 1) (default: %(default)s)",
+        help="part of the old messages that is kept, in [0, 1), by the Onsager term as well "
+        "(default: %(default)s)",
     )
     command.add_argument(
         "--onsager",
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace) -> Answer:
         task,
         options.start,
         damping=options.damping,
+        lagging=True,
         onsager=options.onsager,
         max_iterations=options.iterations,
         progress=True,

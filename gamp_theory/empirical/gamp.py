@@ -132,6 +132,7 @@ def message_passing(
     V: float | None = None,
     *,
     damping: float = 0.0,
+    lagging: bool = False,
     onsager: str = "stein",
     tol: float = 1e-10,
     max_iterations: int = 200,
@@ -151,6 +152,11 @@ def message_passing(
     damping : float
         Part of the old g, R and Q that is kept, in [0, 1).  State evolution describes the undamped
         iteration; damping only serves to reach fixed points.
+    lagging : bool
+        Whether the Onsager term lags as Q does.  ``-V g`` takes out of ``F Q`` what a sentence has
+        put there itself; with damping Q holds older g as well, and a sentence whose prox jumps
+        flips with period two for ever.  With `lagging` the g in that term is damped once more,
+        like Q.  Without damping, and at a fixed point, it makes no difference.
     onsager : {"stein", "pointwise"}
         How R is found.  ``pointwise`` differentiates the prox where it stands, and so misses its
         jumps.  ``stein`` integrates by parts over the cavity field: with mean ``mu`` and spread s
@@ -194,6 +200,7 @@ def message_passing(
 
     t = _target_contrasts(task)
     g = np.zeros_like(t)
+    own = g  # the part of F Q, over V, that each sentence has put there
     h = np.zeros_like(t)
     response: float | None = None
     step, status = math.nan, GampStatus.iteration_limit
@@ -203,12 +210,13 @@ def message_passing(
         tqdm(total=max_iterations, desc="gamp", disable=not progress, leave=False) as bar,
     ):
         for _ in range(max_iterations):
-            w = task.fields(Q) - V * g
+            w = task.fields(Q) - V * own
             h, new_g, slope, failures = sentence_proxes(w, t, V, rho / 2, LEAF)
             pointwise = -rho / task.d * float(slope.sum())
             stein = _stein_response(task, Q, w, t, V, new_g) if onsager == "stein" else math.nan
             new_response = stein if onsager == "stein" else pointwise
             old_g, g = g, _mixed(damping, g, new_g)
+            own = _mixed(damping, own, g) if lagging else g
             response = _mixed(damping, new_response if response is None else response, new_response)
             weight = task.lam + response
             new_Q = (task.transposed(g) + response * Q) / weight
