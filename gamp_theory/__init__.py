@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gamp_theory.model import AttentionModel
     from gamp_theory.overlaps import Conjugates, Overlaps
+    from gamp_theory.spectrum import JointLaw
     from gamp_theory.state_evolution import ConvergenceError, FixedPoint, Status, solve
+    from gamp_theory.token_model import GeneralModel
+    from gamp_theory.token_overlaps import TokenOverlaps
     from gamp_theory.transitions import Transition, find_transition
 
 __version__ = "0.1.0"
@@ -21,8 +24,11 @@ __all__ = [
     "Conjugates",
     "ConvergenceError",
     "FixedPoint",
+    "GeneralModel",
+    "JointLaw",
     "Overlaps",
     "Status",
+    "TokenOverlaps",
     "Transition",
     "find_transition",
     "solve",
@@ -33,8 +39,11 @@ _MODULE_OF = {
     "Conjugates": "overlaps",
     "ConvergenceError": "state_evolution",
     "FixedPoint": "state_evolution",
+    "GeneralModel": "token_model",
+    "JointLaw": "spectrum",
     "Overlaps": "overlaps",
     "Status": "state_evolution",
+    "TokenOverlaps": "token_overlaps",
     "Transition": "transitions",
     "find_transition": "transitions",
     "solve": "state_evolution",

@@ -342,7 +342,9 @@ class _GeneralSolver:
                 x = self.last  # where the flow has led
         return x, status
 
-    def make(self, x: Array, samples: int, *, brief: bool = False, audit: bool = False) -> GeneralRule:
+    def make(
+        self, x: Array, samples: int, *, brief: bool = False, audit: bool = False
+    ) -> GeneralRule:
         return general_rule(
             self.model,
             self.coordinates.unpack(x),

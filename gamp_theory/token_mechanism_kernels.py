@@ -95,7 +95,7 @@ def add_score_square(h, i, j, factor, H):
 def softmax_second(h, params, W, H):
     """With ``c_ij = S_ij (W_ij - sum_k S_ik W_ik)``, row by row::
 
-        sum_j c_ij (dz_ij dz_ij^T + d^2 z_ij) - u v^T - v u^T,  u = sum c_ij dz_ij, v = sum S_ij dz_ij
+    sum_j c_ij (dz_ij dz_ij^T + d^2 z_ij) - u v^T - v u^T,  u = sum c_ij dz_ij, v = sum S_ij dz_ij
     """
     L, r = h.shape
     S = np.empty((L, L))

@@ -247,7 +247,9 @@ class SympyMechanism:
             )
         strangers = matrix.free_symbols - set(symbols)
         if strangers:
-            raise ValueError(f"matrix holds symbols that are not fields: {sorted(map(str, strangers))}")
+            raise ValueError(
+                f"matrix holds symbols that are not fields: {sorted(map(str, strangers))}"
+            )
         if len(set(symbols)) != len(symbols) or not all(s.is_Symbol for s in symbols):
             raise ValueError("fields must be distinct symbols")
         object.__setattr__(self, "matrix", sympy.ImmutableMatrix(matrix))
@@ -257,8 +259,7 @@ class SympyMechanism:
         """See :class:`TokenMechanism`."""
         if self.fields.shape != (tokens, rank):
             raise ValueError(
-                f"the mechanism is one of fields of shape {self.fields.shape}, "
-                f"got {(tokens, rank)}"
+                f"the mechanism is one of fields of shape {self.fields.shape}, got {(tokens, rank)}"
             )
         module = _generated(self.matrix, self.fields)
         functions = _compiled(module.value, module.first, module.second, True)
@@ -306,9 +307,7 @@ def _source(matrix: Any, symbols: Any) -> str:
         for x in range(len(h))
     }
     total = sum((W[i, j] * matrix[i, j] for i, j in entries), sympy.Integer(0))
-    H = {
-        f"H[{x}, {y}]": sympy.diff(total, h[x], h[y]) for x in range(len(h)) for y in range(x + 1)
-    }
+    H = {f"H[{x}, {y}]": sympy.diff(total, h[x], h[y]) for x in range(len(h)) for y in range(x + 1)}
     mirror = [f"    H[{y}, {x}] = H[{x}, {y}]" for x in range(len(h)) for y in range(x)]
     load_h = [f"    {h[l * rank + a]} = h[{l}, {a}]" for l in range(tokens) for a in range(rank)]
     load_W = [f"    {W[i, j]} = W[{i}, {j}]" for i, j in entries]

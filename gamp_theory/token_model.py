@@ -77,7 +77,9 @@ class GeneralModel:
                 raise ValueError(f"{name}: {error}") from None
         even = is_even(self.student, self.tokens, rank)
         turns = is_rotation_invariant(self.student, self.tokens, rank)
-        object.__setattr__(self, "even_target", is_even(self.target, self.tokens, self.teacher_rank))
+        object.__setattr__(
+            self, "even_target", is_even(self.target, self.tokens, self.teacher_rank)
+        )
         object.__setattr__(self, "even_student", even)
         object.__setattr__(self, "rotation_invariant", turns)
 

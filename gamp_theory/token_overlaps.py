@@ -181,7 +181,7 @@ class Coordinates:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Where noise (the factor of the conditional covariance), m, V and theta are in a vector."""
+        """Where noise (factors of the conditional covariance), m, V and theta are in a vector."""
         triangle = self.rank * (self.rank + 1) // 2
         sizes = {
             "noise": self.classes * triangle,

@@ -41,7 +41,7 @@ def token_start(name: str, model: GeneralModel, alpha: float, lam: float) -> Tok
     size = float(np.mean(np.diagonal(law.rho, axis1=1, axis2=2)) / np.mean(law.variance))
     strength = max(0.5, alpha / (1 + alpha))
     if name not in TOKEN_STARTS:
-        raise ValueError(f"start must be one of {', '.join(TOKEN_STARTS)} or overlaps, got {name!r}")
+        raise ValueError(f"start must be one of {', '.join(TOKEN_STARTS)}, got {name!r}")
     columns = r if name == "semantic" else max(r - 1, 1)
     positional = {"positional": 0, "mixed": min(columns, t) if r > 1 else 0}.get(name, r)
     if name in ("semantic", "mixed"):

@@ -19,9 +19,11 @@ PACKAGE = ROOT / "gamp_theory"
 LAYERS = [
     {"numerics", "files"},
     {"mechanisms", "spectrum", "overlaps", "model", "starts"}
-    | {"token_mechanisms", "token_mechanism_kernels", "token_overlaps", "token_model"},
+    | {"token_mechanisms", "token_mechanism_kernels", "token_overlaps", "token_model"}
+    | {"token_starts"},
     {"channel", "prior", "token_prior"},
-    {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
+    {"state_evolution", "result", "stability", "observables", "empirical", "expansions"}
+    | {"token_evolution", "token_result"},
     {"transitions", "branches", "check", "identities", "records", "trajectory"},
     {"phase_diagram", "sweep", "datasets"},
     {"cli", "plotting", "__main__"},
@@ -37,6 +39,8 @@ INDEPENDENT = {
         "prior",
         "expansions",
         "trajectory",
+        "token_evolution",
+        "token_prior",
     },
     "expansions": {"state_evolution", "stability", "observables", "channel", "prior"},
 }

@@ -64,7 +64,7 @@ def test_prior_is_the_formula():
     q, m, V, theta, energy, norm = naive_prior(law, hats, 0.3)
     assert got.q == pytest.approx(q, rel=1e-12)
     assert got.m == pytest.approx(m, rel=1e-12)
-    assert got.V == pytest.approx(V, rel=1e-12)
+    assert pytest.approx(V, rel=1e-12) == got.V
     assert got.theta == pytest.approx(theta, rel=1e-12)
     assert token_prior_energy(law, hats, 0.3) == pytest.approx(energy, rel=1e-12)
     assert token_prior_norm(law, hats, 0.3) == pytest.approx(norm, rel=1e-12)

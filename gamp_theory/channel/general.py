@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from gamp_theory.channel import general_kernels as kernels
 from gamp_theory.channel.general_kernels import Mechanism, TokenState
@@ -91,9 +90,7 @@ class FieldAverages:
         q, m, z, rest = np.split(values, np.cumsum(sizes))
         shape = (tokens, rank, rank)
         y = rest[: self.overlaps.theta.size].reshape(self.overlaps.theta.shape)
-        V_hat = -np.linalg.solve(
-            np.swapaxes(self.noise, 1, 2), np.swapaxes(z.reshape(shape), 1, 2)
-        )
+        V_hat = -np.linalg.solve(np.swapaxes(self.noise, 1, 2), np.swapaxes(z.reshape(shape), 1, 2))
         V_hat = 0.5 * (V_hat + np.swapaxes(V_hat, 1, 2))
         theta_hat = y + V_hat @ self.overlaps.theta
         theta_hat = np.swapaxes(np.linalg.solve(self.rho, np.swapaxes(theta_hat, 1, 2)), 1, 2)
@@ -387,6 +384,8 @@ def _normal_points(
 
     Shape (2 samples, dimension).  Mirrored pairs keep ``E[g zeta] s^-1`` finite when s is small.
     """
+    from scipy.stats import qmc  # slow to import
+
     bits = 52
     # seed=, not rng=: both are accepted, but rng only since scipy 1.15
     sobol = qmc.Sobol(d=dimension, scramble=True, bits=bits, seed=np.random.default_rng(stream))

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 DESCENT_STEPS = 100
-#: A Newton step below this, relative to the size of h, ends a descent: the next would be its square.
+#: A Newton step below this, relative to h, ends a descent: the next would be its square.
 SMALL_STEP = 1e-8
 FIRST_RADIUS = 0.5
 #: Wells closer than this are one.
@@ -496,8 +496,8 @@ def field_sums(points, state, target, student, wells, counts, proxes):
     Returns
     -------
     array
-        Means of ``g_l g_l^T`` (L, r, r), ``g_l`` (L, r), ``g_l zeta_l^T`` (L, r, r) and ``g_l y_l^T``
-        (L, r, t), flattened; then the loss at the prox, the loss at w, the number of descents that
+        Means of ``g_l g_l^T`` (L, r, r), ``g_l`` (L, r), ``g_l zeta_l^T`` (L, r, r) and
+        ``g_l y_l^T`` (L, r, t), flattened; then the loss at the prox, the loss at w, the number of descents that
         failed and the number of samples that have more than one well.
     """
     L, r = state.m.shape
