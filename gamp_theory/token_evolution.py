@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +161,7 @@ class _Answer:
     overlaps: TokenOverlaps
     errors: TokenErrors
     losses: dict[str, float]
-    worst: float = field(default=math.inf)  # largest bar over what is allowed
+    worst: float  # largest bar over what is allowed
 
 
 class _GeneralSolver:
@@ -237,14 +237,13 @@ class _GeneralSolver:
             overlaps = self.coordinates.unpack(x)
             for a in range(rank):
                 for b in range(a):
-                    moved = []
+                    turned = []
                     for sign in (1, -1):
                         O = np.eye(rank)
                         c, s = math.cos(ROTATION_STEP), sign * math.sin(ROTATION_STEP)
-                        O[a, a] = O[b, b] = c
-                        O[a, b], O[b, a] = s, -s
-                        moved.append(self.coordinates.pack(overlaps.rotated(O)))
-                    columns.append((moved[0] - moved[1]) / (2 * ROTATION_STEP))
+                        O[np.ix_([a, b], [a, b])] = [[c, s], [-s, c]]
+                        turned.append(self.coordinates.pack(overlaps.rotated(O)))
+                    columns.append((turned[0] - turned[1]) / (2 * ROTATION_STEP))
         if not columns:
             return np.zeros((len(x), 0))
         U, s, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
@@ -389,6 +388,7 @@ class _GeneralSolver:
             wanted = samples * answer.worst ** (1 / RATE)
             while samples < most and samples < wanted:
                 samples *= 2
+        assert slopes is not None
         audited = self.make(x, samples, brief=True, audit=True)
         missed = audited.missed / max(audited.audited, 1)
         status = Status.CONVERGED if answer.worst <= 1 else Status.QUADRATURE_LIMIT
@@ -500,12 +500,21 @@ class _GeneralSolver:
         )
         test_error = float(test.mean())
         test_shifts = (test_error - test) / (count - 1) + shifts @ slopes.test_error
-        test_bar = float(_jackknife(test_shifts)) + abs(float(left @ slopes.test_error))
+        test_bar = _jackknife(test_shifts).item() + abs(float(left @ slopes.test_error))
         # stationary in the overlaps: the error of the envelope is all
         train_bar = self.alpha * float(np.std(envelope, ddof=1)) / math.sqrt(count)
         train_bar += abs(train - variational)
         worst = max(worst, train_bar / (self.tol * abs(train)), test_bar / (self.tol * test_error))
-        errors = TokenErrors(**bars, **_loss_errors(train_bar, train_bar, test_bar))
+        errors = TokenErrors(
+            bars["q"],
+            bars["m"],
+            bars["V"],
+            bars["theta"],
+            train_bar,
+            train_bar,
+            test_bar,
+            math.nan,  # filled in at the end
+        )
         losses = {"train": train, "variational": variational, "test": test_error}
         return _Answer(overlaps, errors, losses, worst)
 
@@ -579,7 +588,9 @@ class _GeneralSolver:
     def failed(self, x: Array, status: Status) -> GeneralFixedPoint:
         """What a solve that has failed reports: where it was, and no numbers but that."""
         overlaps = self.coordinates.unpack(x)
-        unknown = {n: np.full_like(getattr(overlaps, n), np.nan) for n in ("q", "m", "V", "theta")}
+        q, m, V, theta = (
+            np.full_like(getattr(overlaps, n), np.nan) for n in ("q", "m", "V", "theta")
+        )
         nan = math.nan
         return GeneralFixedPoint(
             model=self.model,
@@ -593,7 +604,7 @@ class _GeneralSolver:
             train_loss_variational=nan,
             test_error=nan,
             linear_error=nan,
-            errors=TokenErrors(**unknown, **_loss_errors(nan, nan, nan)),
+            errors=TokenErrors(q, m, V, theta, nan, nan, nan, nan),
             residual=nan,
             iterations=self.maps,
             map_evaluations=self.maps + self.other_maps,
@@ -677,12 +688,3 @@ def _jackknife(deviations: Array) -> Array:
     count = len(deviations)
     centred = deviations - deviations.mean(axis=0)
     return np.sqrt((count - 1) / count * np.sum(centred**2, axis=0))
-
-
-def _loss_errors(train: float, variational: float, test: float) -> dict[str, float]:
-    return {
-        "train_loss": train,
-        "train_loss_variational": variational,
-        "test_error": test,
-        "linear_error": math.nan,
-    }

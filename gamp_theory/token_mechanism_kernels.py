@@ -32,7 +32,7 @@ __all__ = [
 
 @kernel
 def softmax_value(h, params, S):
-    """Row softmax of ``beta h h^T``; ``params = (beta, causal)``: causal rows end at the diagonal."""
+    """Row softmax of ``beta h h^T``; ``params = (beta, causal)``, causal rows end at j = i."""
     L, r = h.shape
     for i in range(L):
         n = i + 1 if params[1] > 0 else L
@@ -93,9 +93,12 @@ def add_score_square(h, i, j, factor, H):
 
 @kernel
 def softmax_second(h, params, W, H):
-    """With ``c_ij = S_ij (W_ij - sum_k S_ik W_ik)``, row by row::
+    """Second derivative of :func:`softmax_value`, contracted.
 
-    sum_j c_ij (dz_ij dz_ij^T + d^2 z_ij) - u v^T - v u^T,  u = sum c_ij dz_ij, v = sum S_ij dz_ij
+    With ``c_ij = S_ij (W_ij - sum_k S_ik W_ik)``, row by row::
+
+        sum_j c_ij (dz_ij dz_ij^T + d^2 z_ij) - u v^T - v u^T,
+        u = sum_j c_ij dz_ij,    v = sum_j S_ij dz_ij
     """
     L, r = h.shape
     S = np.empty((L, L))

@@ -88,9 +88,9 @@ def _compiled(value: Callable, first: Callable, second: Callable, keep: bool) ->
 
 
 def _plain(functions: tuple, params: Sequence[float], tokens: int) -> MechanismFunctions:
-    return MechanismFunctions(
-        *functions, np.array(params, dtype=float), 0.0, np.zeros((tokens, tokens))
-    )
+    value, first, second = functions
+    vector = np.array(params, dtype=float)
+    return MechanismFunctions(value, first, second, vector, 0.0, np.zeros((tokens, tokens)))
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,16 @@ class TokenOverlaps:
     def canonical(self) -> TokenOverlaps:
         """The representative of the orbit Q -> Q O in which ``sum_l q_l`` is diagonal.
 
-        Eigenvalues fall; the sign of each column makes the first entry of ``(m, theta)`` positive
-        that is not negligible.  For students whose attention does not change along the orbit.
+        Eigenvalues fall; the sign of each column makes its first large entry of ``(m, theta)``
+        positive, one of at least half the largest.  For students whose attention does not change
+        along the orbit.
         """
         O = np.linalg.eigh(self.q.sum(axis=0))[1][:, ::-1]
         turned = self.rotated(O)
         entries = np.concatenate(
             [turned.m.T, np.moveaxis(turned.theta, 1, 0).reshape(self.rank, -1)], axis=1
         )
-        big = abs(entries) > 1e-6 * np.max(abs(entries), initial=1e-300)
+        big = abs(entries) >= 0.5 * np.max(abs(entries), axis=1, keepdims=True)
         first = entries[np.arange(self.rank), np.argmax(big, axis=1)]
         return turned.rotated(np.diag(np.where(first < 0, -1.0, 1.0)))
 
@@ -163,7 +164,7 @@ class Coordinates:
         rows = np.moveaxis(law.moments[:, : law.tokens], 1, 0).reshape(law.tokens, -1)
         U, s, _ = np.linalg.svd(rows, full_matrices=False)
         basis = U[:, s > 1e-10 * max(np.max(s), 1e-300)]
-        # signs of singular vectors are arbitrary: the first entry that is not negligible is positive
+        # signs of singular vectors are arbitrary: the first entry of some size is positive
         if basis.size:
             top = np.argmax(abs(basis) > 1e-6, axis=0)
             basis = basis * np.sign(basis[top, np.arange(basis.shape[1])])
@@ -272,6 +273,6 @@ def _check_semidefinite(name: str, x: Array) -> None:
 
 def _cholesky(name: str, x: Array) -> Array:
     try:
-        return np.linalg.cholesky(_symmetric(x))
+        return np.asarray(np.linalg.cholesky(_symmetric(x)), dtype=float)
     except np.linalg.LinAlgError:
         raise ValueError(f"{name} must be positive definite for every token") from None

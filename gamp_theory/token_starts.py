@@ -11,7 +11,7 @@ from gamp_theory.token_mechanisms import attention, pullback
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 
-__all__ = ["TOKEN_STARTS", "token_branch_name", "token_start"]
+__all__ = ["TOKEN_STARTS", "start_coefficients", "token_branch_name", "token_start"]
 
 Array = NDArray[np.float64]
 
@@ -36,6 +36,24 @@ def token_start(name: str, model: GeneralModel, alpha: float, lam: float) -> Tok
     ValueError
         If `name` is none of these.
     """
+    B, noise = start_coefficients(name, model, alpha)
+    return _linear_student(model, B, noise, alpha, lam)
+
+
+def start_coefficients(name: str, model: GeneralModel, alpha: float) -> tuple[Array, Array]:
+    """The student of a start: entries ``Q_i = B u_i + noise``, ``u_i = (tau_i, pi_i)``.
+
+    Returns
+    -------
+    B : array, shape (r, L + t)
+    noise : array, shape (r, r)
+        Covariance of the noise of an entry.
+
+    Raises
+    ------
+    ValueError
+        If `name` is not one of :data:`TOKEN_STARTS`.
+    """
     law, r, t, L = model.law, model.rank, model.teacher_rank, model.tokens
     B = np.zeros((r, L + t))
     size = float(np.mean(np.diagonal(law.rho, axis1=1, axis2=2)) / np.mean(law.variance))
@@ -51,7 +69,7 @@ def token_start(name: str, model: GeneralModel, alpha: float, lam: float) -> Tok
         m = _attending_fields(model, positional)
         B[positional:, :L] += (np.linalg.pinv(law.position_gram) @ m).T[positional:]
     noise = NOISE * (strength**2 if name == "semantic" else 1.0) * size * np.eye(r)
-    return _linear_student(model, B, noise, alpha, lam)
+    return B, noise
 
 
 def token_branch_name(

@@ -97,7 +97,7 @@ class FieldAverages:
         return TokenConjugates(
             q_hat=alpha * q.reshape(shape),
             m_hat=alpha * (0.0 if self.zero_m else 1.0) * m.reshape(tokens, rank),
-            V_hat=alpha * V_hat,
+            V_hat=np.asarray(alpha * V_hat, dtype=float),
             theta_hat=alpha * (0.0 if self.zero_theta else 1.0) * theta_hat,
         )
 
@@ -190,7 +190,7 @@ class GeneralRule:
             values=np.array(values),
             overlaps=overlaps,
             rho=model.law.rho,
-            noise=state.noise,
+            noise=np.asarray(state.noise),
             zero_m=free and model.even_student and not np.any(overlaps.m),
             zero_theta=free and not np.any(overlaps.theta),
         )

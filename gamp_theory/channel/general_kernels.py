@@ -497,8 +497,8 @@ def field_sums(points, state, target, student, wells, counts, proxes):
     -------
     array
         Means of ``g_l g_l^T`` (L, r, r), ``g_l`` (L, r), ``g_l zeta_l^T`` (L, r, r) and
-        ``g_l y_l^T`` (L, r, t), flattened; then the loss at the prox, the loss at w, the number of descents that
-        failed and the number of samples that have more than one well.
+        ``g_l y_l^T`` (L, r, t), flattened; then the loss at the prox, the loss at w, the number of
+        descents that failed and the number of samples that have more than one well.
     """
     L, r = state.m.shape
     t = state.root_rho.shape[1]
