@@ -26,7 +26,7 @@ from gamp_theory.channel.general import (
 from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
 from gamp_theory.result import Status
 from gamp_theory.token_model import GeneralModel
-from gamp_theory.token_overlaps import Coordinates, TokenConjugates, TokenOverlaps
+from gamp_theory.token_overlaps import NOISE_FLOOR, Coordinates, TokenConjugates, TokenOverlaps
 from gamp_theory.token_prior import (
     ridge_terms,
     token_prior_energy,
@@ -53,7 +53,7 @@ STRETCHED = 0.05  # the same for an answer
 REACH = 3.0  # largest factor by which the size of q or V may change in a step
 CHORD_STEPS = 10
 #: Residual that ends the polishing, as a part of the tolerance.
-RESIDUAL_SHARE = 0.1
+RESIDUAL_SHARE = 0.03
 STEP = 0.02  # of differences, in units of each coordinate
 LEVELS = 6
 #: The error falls at least like this power of the number of points.
@@ -246,8 +246,8 @@ class _GeneralSolver:
                     columns.append((turned[0] - turned[1]) / (2 * ROTATION_STEP))
         if not columns:
             return np.zeros((len(x), 0))
-        U, s, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
-        return U[:, s > DEPENDENT * float(np.linalg.norm(x))]
+        U, sizes, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
+        return U[:, sizes > DEPENDENT * float(np.linalg.norm(x))]
 
     def residual(self, evaluation: _Evaluation) -> Array:
         """F(x) - x without what only rotates the student."""
@@ -274,7 +274,7 @@ class _GeneralSolver:
         largest = 4 * float(np.max(self.model.law.gamma)) / self.lam
         for matrix in (overlaps.noise(self.model.law.rho), overlaps.V):
             lowest = np.linalg.eigvalsh(matrix)
-            if not np.all(lowest[:, 0] > 1e-10 * lowest[:, -1]):
+            if not np.all(lowest[:, 0] > 1e-2 * NOISE_FLOOR * lowest[:, -1]):
                 return False
         if not (0 < V < largest and 0 < q < 1e6):
             return False

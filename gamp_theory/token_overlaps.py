@@ -9,9 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from gamp_theory.spectrum import JointLaw
 
-__all__ = ["Coordinates", "TokenConjugates", "TokenOverlaps"]
+__all__ = ["NOISE_FLOOR", "Coordinates", "TokenConjugates", "TokenOverlaps"]
 
 Array = NDArray[np.float64]
+
+NOISE_FLOOR = 1e-6
+"""Least variance of the cavity field given the teacher's, relative to the mean over directions.
+
+A direction that the student does not use has none, and averages divided by it are noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +207,7 @@ class Coordinates:
         return self.slices["theta"].stop
 
     def pack(self, overlaps: TokenOverlaps) -> Array:
-        """The vector of overlaps that obey the law.
+        """The vector of overlaps that obey the law, but for :data:`NOISE_FLOOR`.
 
         Raises
         ------
@@ -211,7 +216,7 @@ class Coordinates:
         """
         first = self.representatives
         lower = np.tril_indices(self.rank)
-        noise = _cholesky("q - theta rho^-1 theta^T", overlaps.noise(self.rho)[first])
+        noise = _cholesky("q - theta rho^-1 theta^T", _lifted(overlaps.noise(self.rho)[first]))
         V = _cholesky("V", overlaps.V[first])
         return np.concatenate(
             [
@@ -269,6 +274,15 @@ def _check_semidefinite(name: str, x: Array) -> None:
             f"{name} must be positive semi-definite for every token, got lowest eigenvalues "
             f"{lowest.tolist()}"
         )
+
+
+def _lifted(x: Array) -> Array:
+    """The matrices with no eigenvalue below the floor; those that have none are not touched."""
+    values, vectors = np.linalg.eigh(_symmetric(x))
+    floor = NOISE_FLOOR * np.maximum(values.mean(axis=1, keepdims=True), 0)
+    low = values[:, 0] < floor[:, 0]
+    raised = (vectors * np.maximum(values, floor)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+    return np.where(low[:, None, None], raised, x)
 
 
 def _cholesky(name: str, x: Array) -> Array:

@@ -104,7 +104,16 @@ def naive_averages(model, x, points):
         sums["loss"] += loss(h.ravel())
         sums["test"] += 2 * loss(w.ravel()) / L
     means = {name: value / len(points) for name, value in sums.items()}
-    V_hat = 0.5 * (means["V"] + np.swapaxes(means["V"], 1, 2))
+    # the better of the two estimates of an entry off the diagonal weighs more
+    V_hat = np.empty((L, r, r))
+    for l in range(L):
+        C = x.q[l] - x.theta[l] @ np.linalg.inv(rho[l]) @ x.theta[l].T
+        s2, U = np.linalg.eigh(C)
+        X = U.T @ means["V"][l] @ U
+        for a in range(r):
+            for b in range(r):
+                V_hat[l, a, b] = (s2[b] * X[a, b] + s2[a] * X[b, a]) / (s2[a] + s2[b])
+        V_hat[l] = U @ V_hat[l] @ U.T
     theta_hat = np.einsum(
         "lab,lbc->lac", means["y"] + np.einsum("lab,lbc->lac", V_hat, x.theta), np.linalg.inv(rho)
     )
@@ -266,6 +275,15 @@ def test_more_points_begin_with_the_fewer_and_their_wells():
     many = general_rule(model, x, 16, scrambles=2, audit=False, previous=few, brief=True)
     assert np.array_equal(many.points[0][:16], few.points[0])
     assert many.wells[0][:16, 0] == pytest.approx(few.wells[0][:, 0], abs=1e-7)
+
+
+def test_points_have_the_moments_of_normals():
+    model, x = rank_two_model()
+    rule = general_rule(model, x, 64, scrambles=2, audit=False)
+    for points in rule.points:
+        assert points.mean(axis=0) == pytest.approx(np.zeros(8), abs=1e-13)
+        assert points.T @ points / 128 == pytest.approx(np.eye(8), abs=1e-12)
+        assert np.array_equal(points[::2, 4:], -points[1::2, 4:])
 
 
 def test_derivatives_are_those_of_g_where_nothing_jumps():

@@ -78,10 +78,12 @@ class FieldAverages:
 
         With ``w = E[w|y] + s zeta``, s the factor of the conditional covariance::
 
-            q_hat = alpha E g g^T            V_hat = -alpha E[g zeta^T] s^-1       (symmetrised)
+            q_hat = alpha E g g^T            V_hat = -alpha E[g zeta^T] s^-1
             m_hat = alpha E g                theta_hat = (alpha E[g y^T] + V_hat theta) rho^-1
 
-        Stein's form of ``V_hat = -alpha E dg/dw``, which counts the jumps of the prox.
+        Stein's form of ``V_hat = -alpha E dg/dw``, which counts the jumps of the prox.  The matrix
+        is symmetric but for noise: in the eigenbasis of ``s s^T``, where the noise of the entry
+        (a, b) grows like 1/s_b, the two estimates of each entry are averaged accordingly.
         """
         if values is None:
             values = self.values.mean(axis=0)
@@ -90,8 +92,12 @@ class FieldAverages:
         q, m, z, rest = np.split(values, np.cumsum(sizes))
         shape = (tokens, rank, rank)
         y = rest[: self.overlaps.theta.size].reshape(self.overlaps.theta.shape)
-        V_hat = -np.linalg.solve(np.swapaxes(self.noise, 1, 2), np.swapaxes(z.reshape(shape), 1, 2))
-        V_hat = 0.5 * (V_hat + np.swapaxes(V_hat, 1, 2))
+        V_hat = -z.reshape(shape) @ np.linalg.inv(self.noise)
+        variances, U = np.linalg.eigh(self.noise @ np.swapaxes(self.noise, 1, 2))
+        turned = np.swapaxes(U, 1, 2) @ V_hat @ U
+        share = variances[:, None, :] / (variances[:, None, :] + variances[:, :, None])
+        turned = share * turned
+        V_hat = U @ (turned + np.swapaxes(turned, 1, 2)) @ np.swapaxes(U, 1, 2)
         theta_hat = y + V_hat @ self.overlaps.theta
         theta_hat = np.swapaxes(np.linalg.solve(self.rho, np.swapaxes(theta_hat, 1, 2)), 1, 2)
         return TokenConjugates(
@@ -280,7 +286,7 @@ def general_rule(
         dimension = L * model.teacher_rank + L * r
         points = [_normal_points(samples, dimension, L * r, stream) for stream in streams]
     if previous is not None:
-        # fewer points of a scramble are the first ones of more
+        # fewer points of a scramble are nearly the first ones of more
         for s in range(min(scrambles, len(previous.points))):
             known = min(len(counts[s]), len(previous.counts[s]))
             wells[s][:known] = previous.wells[s][:known]
@@ -391,8 +397,15 @@ def _normal_points(
     sobol = qmc.Sobol(d=dimension, scramble=True, bits=bits, seed=np.random.default_rng(stream))
     # centre each point in its cell of width 2**-bits: 0 would become -infinity
     z = ndtri(sobol.random(samples) + 0.5 ** (bits + 1))
+    # exact first and second moments: what is quadratic in the fields has no error at all
+    drawn = dimension - mirrored
+    if samples > 2 * dimension:
+        z[:, :drawn] -= z[:, :drawn].mean(axis=0)
+        for part in (z[:, :drawn], z[:, drawn:]):
+            if part.size:
+                part[:] = part @ np.linalg.inv(np.linalg.cholesky(part.T @ part / samples)).T
     points = np.repeat(z, 2, axis=0)
-    points[1::2, dimension - mirrored :] *= -1
+    points[1::2, drawn:] *= -1
     return np.ascontiguousarray(points)
 
 
