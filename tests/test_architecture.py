@@ -20,7 +20,7 @@ LAYERS = [
     {"numerics", "files"},
     {"mechanisms", "spectrum", "overlaps", "model", "starts"}
     | {"token_mechanisms", "token_mechanism_kernels", "token_overlaps", "token_model"}
-    | {"token_starts"},
+    | {"token_starts", "model_file"},
     {"channel", "prior", "token_prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"}
     | {"token_evolution", "token_result"},
