@@ -51,6 +51,8 @@ ATTEMPTS = ((24, 6, 0.4), (20, 0, 0.15), (30, 6, 0.2), (30, 0, 0.08), (40, 6, 0.
 MOVED = 0.3
 STRETCHED = 0.05  # the same for an answer
 REACH = 3.0  # largest factor by which the size of q or V may change in a step
+#: The search is on its way to Q = 0 when q, in units of rho, is below this.
+VANISHING = 1e-6
 CHORD_STEPS = 10
 #: Residual that ends the polishing, as a part of the tolerance.
 RESIDUAL_SHARE = 0.03
@@ -162,6 +164,10 @@ class _Answer:
     errors: TokenErrors
     losses: dict[str, float]
     worst: float  # largest bar over what is allowed
+
+
+class _Vanishes(Exception):
+    """The student shrinks to nothing: the search is on its way to Q = 0."""
 
 
 class _GeneralSolver:
@@ -288,7 +294,11 @@ class _GeneralSolver:
 
     def run(self) -> GeneralFixedPoint:
         x = self.coordinates.pack(self.first_state())
-        x, status = self.search(x)
+        try:
+            x, status = self.search(x)
+        except _Vanishes:  # Q = 0 is not among the answers of this version
+            assert self.last is not None
+            return self.failed(self.last, Status.LEFT_DOMAIN)
         if status is not Status.CONVERGED:
             return self.failed(x, status)
         try:
@@ -312,6 +322,8 @@ class _GeneralSolver:
         def cheap(x: Array) -> Array:
             self.maps += 1
             self.last = x
+            if _size(self.coordinates.unpack(x).q) < VANISHING * _size(self.model.law.rho):
+                raise _Vanishes
             try:
                 if self.rule is None or self.moved(x, self.rule) > MOVED:
                     self.rule = self.make(x, SEARCH_SAMPLES)
@@ -466,12 +478,9 @@ class _GeneralSolver:
     def answer(self, evaluation: _Evaluation, slopes: _Slopes) -> _Answer:
         """Overlaps and losses with their standard errors."""
         x, averages = evaluation.x, evaluation.averages
-        gauge = self.model.rotation_invariant and self.model.rank > 1
-
-        def overlaps_at(z: Array) -> TokenOverlaps:
-            overlaps = self.coordinates.unpack(z)
-            return overlaps.canonical() if gauge else overlaps
-
+        # The canonical representative was taken before the last steps, which do not turn it.  Not
+        # after: where two directions are equivalent it turns by any angle for nothing.
+        overlaps_at = self.coordinates.unpack
         overlaps = overlaps_at(x)
         deviations = self.values_without_one(averages) - evaluation.value
         shifts = self.propagate(slopes, evaluation, deviations)

@@ -80,10 +80,12 @@ class GeneralFixedPoint:
         Where the iteration began: a name of :data:`gamp_theory.token_starts.TOKEN_STARTS` or
         "given".
     branch : str
-        Where it ended: uninformed, positional, semantic or mixed.
+        Where it ended: uninformed, positional, semantic or mixed; "zero" for a search that has
+        failed because the student shrinks to nothing.
     overlaps : TokenOverlaps
         At rank 2 and more, where rotations of the student do not matter, the representative of
-        :meth:`gamp_theory.token_overlaps.TokenOverlaps.canonical`.
+        :meth:`gamp_theory.token_overlaps.TokenOverlaps.canonical` to within the error bars, which
+        are those at a fixed rotation.
     conjugates : TokenConjugates or None
     train_loss, train_loss_variational : float
         ``eps_t`` per dimension, direct and as minus the free entropy.

@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 TOKEN_STARTS = ("semantic", "positional", "mixed", "uninformed")
 #: Overlaps below this part of their natural unit, or below their error bar, count as zero.
 ZERO_OVERLAP = 1e-6
+#: A student of less than this part of the teacher's norm is the zero vector.
+ZERO_Q = 1e-6
 #: Fields that a start averages over; only a guess depends on them.
 DRAWS = 2000
 #: Share of the start's variance that is noise.
@@ -75,11 +77,13 @@ def start_coefficients(name: str, model: GeneralModel, alpha: float) -> tuple[Ar
 def token_branch_name(
     overlaps: TokenOverlaps, rho: Array, m_error: float = 0.0, theta_error: float = 0.0
 ) -> str:
-    """What a fixed point is called: uninformed, positional, semantic or mixed.
+    """What a fixed point is called: zero, uninformed, positional, semantic or mixed.
 
     Errors are those of the largest entries.
     """
     unit = float(np.sqrt(np.max(overlaps.q)))
+    if unit**2 < ZERO_Q * np.max(rho):
+        return "zero"
     positional = np.max(abs(overlaps.m)) > max(m_error, ZERO_OVERLAP * unit)
     floor = ZERO_OVERLAP * unit * float(np.sqrt(np.max(rho)))
     semantic = np.max(abs(overlaps.theta)) > max(theta_error, floor)

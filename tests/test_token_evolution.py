@@ -264,6 +264,15 @@ def test_what_can_not_be_reached_is_said(monkeypatch):
     assert np.isnan(caught.value.result.train_loss)
 
 
+def test_a_student_that_shrinks_to_nothing_is_said():
+    """docs/theory.md, section 5: with lam = .1, alpha = 1.5 a semantic start runs to Q = 0."""
+    model = GeneralModel.from_pair(AttentionModel.mixture())
+    point = solve(model, 1.5, 0.1, "semantic", with_stability=False, on_failure="return")
+    assert point.status is Status.LEFT_DOMAIN
+    assert point.branch == "zero"
+    assert np.isnan(point.train_loss)
+
+
 @pytest.mark.slow
 def test_rotated_starts_end_on_one_representative():
     """Slow: two fixed points at rank two, with jumps."""
@@ -276,7 +285,7 @@ def test_rotated_starts_end_on_one_representative():
     second = solve(model, 2.0, 0.01, first.overlaps.rotated(O), tol=0.02)
     for name in ("q", "m", "V", "theta"):
         gap = abs(getattr(first.overlaps, name) - getattr(second.overlaps, name))
-        assert np.all(gap <= getattr(first.errors, name) + 1e-6)
+        assert np.all(gap <= 2 * getattr(first.errors, name) + 1e-6)
     assert second.train_loss == pytest.approx(first.train_loss, rel=1e-3)
 
 
