@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.optimize import fsolve
 
-from gamp_theory import AttentionModel, ConvergenceError, GeneralModel, JointLaw, solve
+from gamp_theory import (
+    AttentionModel,
+    ConvergenceError,
+    GeneralModel,
+    JointLaw,
+    solve,
+    token_evolution,
+)
 from gamp_theory.channel.general import general_rule
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.result import Status
@@ -113,20 +120,20 @@ def test_two_tokens_are_the_pair(smooth):
     within(smooth.linear_error, 0.00197138433, e.linear_error)
     assert smooth.train_loss == pytest.approx(smooth.train_loss_variational, rel=1e-3)
     assert smooth.missed_wells == 0
+    assert "positional" in repr(smooth)
 
 
 @pytest.mark.slow
-def test_stability_is_the_pair_s(smooth):
+def test_stability_is_the_pair_s():
     """Slow: the pair's replicon has kernels of its own to compile."""
     pair = solve(AttentionModel.mixture(), 1.5, 0.1, "positional")
-    got = smooth.stability
+    got = solve(GeneralModel.from_pair(pair.model), 1.5, 0.1, "positional", tol=0.01).stability
     for mine, theirs in zip(got.eigenvalues, pair.stability.eigenvalues, strict=True):
         assert mine == pytest.approx(theirs, abs=0.03)
     within(got.replicon, pair.stability.replicon, got.replicon_error)
     assert abs(got.jump_mass) < 4 * got.jump_mass_error
     assert got.stable is pair.stability.stable
     assert got.orbit_directions == 0
-    assert "positional" in repr(smooth)
 
 
 def test_a_token_that_is_known_adds_nothing():
@@ -143,7 +150,9 @@ def test_a_token_that_is_known_adds_nothing():
     within(point.test_error, SMOOTH_TEST * 2 / 3, e.test_error)
 
 
+@pytest.mark.slow
 def test_a_column_that_is_ignored_stays_empty():
+    """Slow: another fixed point, of a mechanism that is compiled for it."""
     student = CompiledMechanism(block_value, block_first, block_second)
     law = JointLaw.isotropic(0.5, OPPOSITE)
     model = GeneralModel(FixedMixture(0.3), student, law, rank=2)
@@ -249,14 +258,18 @@ def test_a_bad_mechanism_is_refused_with_its_side():
         GeneralModel(FixedMixture(0.3), RowSoftmax(), law, rank=0)
 
 
-def test_what_can_not_be_reached_is_said(monkeypatch):
-    from gamp_theory import token_evolution
-
+@pytest.mark.slow
+def test_a_tolerance_out_of_reach_is_said(monkeypatch):
+    """Slow: a fixed point, and its polishing in vain."""
     monkeypatch.setattr(token_evolution, "MOST_SAMPLES", token_evolution.FIRST_SAMPLES)
     model = GeneralModel.from_pair(AttentionModel.mixture())
     point = solve_general(model, 1.5, 0.1, "positional", 1e-5, with_stability=False)
     assert point.status is Status.QUADRATURE_LIMIT
     assert np.isfinite(point.train_loss)
+
+
+def test_a_search_that_fails_is_said(monkeypatch):
+    model = GeneralModel.from_pair(AttentionModel.mixture())
     monkeypatch.setattr(token_evolution, "ATTEMPTS", ((1, 0, 0.1),))
     with pytest.raises(ConvergenceError, match="used up") as caught:
         solve(model, 1.5, 0.1, "semantic")
