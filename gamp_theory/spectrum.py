@@ -199,8 +199,7 @@ class JointLaw:
         """Eigenvalues ``gamma(u) ~ u**-exponent``, u uniform in (0, 1), the same for all tokens.
 
         The law is integrated by Gauss-Legendre nodes in a root of u that makes the integrands of
-        the teacher overlap vanish at u = 0.  The atoms next to u = 0 have little weight: at finite d
-        they are the first to be missing, and what hangs on them converges slowly with d.
+        the teacher overlap vanish at u = 0.
 
         Parameters
         ----------
