@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # Kernels are compiled by one process before the test workers start, or each would do it.
-WARM_UP := from gamp_theory import AttentionModel, solve; \
-	solve(AttentionModel.mixture(), alpha=1.25, lam=0.01, start="semantic", on_failure="return")
+WARM_UP := from gamp_theory import AttentionModel, GeneralModel, solve; \
+	solve(AttentionModel.mixture(), alpha=1.25, lam=0.01, start="semantic", on_failure="return"); \
+	solve(GeneralModel.from_pair(AttentionModel.mixture()), alpha=1.5, lam=0.1, start="positional", \
+	tol=0.1, on_failure="return")
 
 .PHONY: setup demo test test-slow lint format bench validate clean
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from gamp_theory.branches import Branch, emerging, follow
     from gamp_theory.model import AttentionModel
     from gamp_theory.overlaps import Conjugates, Overlaps
+    from gamp_theory.spectrum import JointLaw
     from gamp_theory.state_evolution import ConvergenceError, FixedPoint, Status, solve
+    from gamp_theory.token_model import GeneralModel
+    from gamp_theory.token_overlaps import TokenOverlaps
     from gamp_theory.transitions import Transition, find_transition
 
 __version__ = "0.1.0"
@@ -23,8 +26,11 @@ __all__ = [
     "Conjugates",
     "ConvergenceError",
     "FixedPoint",
+    "GeneralModel",
+    "JointLaw",
     "Overlaps",
     "Status",
+    "TokenOverlaps",
     "Transition",
     "emerging",
     "find_transition",
@@ -38,8 +44,11 @@ _MODULE_OF = {
     "Conjugates": "overlaps",
     "ConvergenceError": "state_evolution",
     "FixedPoint": "state_evolution",
+    "GeneralModel": "token_model",
+    "JointLaw": "spectrum",
     "Overlaps": "overlaps",
     "Status": "state_evolution",
+    "TokenOverlaps": "token_overlaps",
     "Transition": "transitions",
     "emerging": "branches",
     "find_transition": "transitions",

@@ -14,12 +14,14 @@ from gamp_theory import __version__
 if TYPE_CHECKING:
     from gamp_theory.model import AttentionModel
     from gamp_theory.result import FixedPoint
+    from gamp_theory.token_result import GeneralFixedPoint
     from gamp_theory.transitions import Transition
 
 __all__ = [
     "KNOWN",
     "LOSSES",
     "OVERLAPS",
+    "general_point_record",
     "model_record",
     "point_record",
     "settled",
@@ -36,7 +38,7 @@ SETTLED = ("converged", "does_not_exist")
 KNOWN = ("converged", "quadrature_limit")
 
 
-def settled(result: FixedPoint | Transition) -> bool:
+def settled(result: FixedPoint | GeneralFixedPoint | Transition) -> bool:
     """Whether a result answers what was asked, by a number or by "there is none"."""
     return result.status.token in SETTLED
 
@@ -88,6 +90,56 @@ def _stability_record(point: FixedPoint) -> dict[str, Any] | None:
         "replicon_error": found.replicon_error,
         "jump_mass": found.jump_mass,
         "stable": bool(found.stable),
+    }
+
+
+def general_point_record(point: GeneralFixedPoint) -> dict[str, Any]:
+    """A fixed point of a general model; overlaps are nested lists with the token first."""
+    errors = point.errors
+    return {
+        "branch": point.branch,
+        "start": point.start,
+        "alpha": point.alpha,
+        "lam": point.lam,
+        "tokens": point.model.tokens,
+        "rank": point.model.rank,
+        "teacher_rank": point.model.teacher_rank,
+        "overlaps": {name: getattr(point.overlaps, name).tolist() for name in OVERLAPS},
+        **{name: getattr(point, name) for name in LOSSES},
+        "linear_error": point.linear_error,
+        "error": {
+            "overlaps": {name: getattr(errors, name).tolist() for name in OVERLAPS},
+            **{name: getattr(errors, name) for name in (*LOSSES, "linear_error")},
+        },
+        "residual": point.residual,
+        "iterations": point.iterations,
+        "map_evaluations": point.map_evaluations,
+        "seconds": point.seconds,
+        "status": point.status.token,
+        "message": point.message,
+        "tol": point.tol,
+        "rule": "quasi_monte_carlo",
+        "samples": point.samples,
+        "scrambles": point.scrambles,
+        "missed_wells": point.missed_wells,
+        "stability": _general_stability_record(point),
+    }
+
+
+def _general_stability_record(point: GeneralFixedPoint) -> dict[str, Any] | None:
+    found = point.stability
+    if found is None:
+        return None
+    return {
+        "eigenvalues": [[value.real, value.imag] for value in found.eigenvalues],
+        "spectral_radius": found.spectral_radius,
+        "leading_error": found.leading_error,
+        "orbit_directions": found.orbit_directions,
+        "replicon": found.replicon,
+        "replicon_error": found.replicon_error,
+        "jump_mass": found.jump_mass,
+        "jump_mass_error": found.jump_mass_error,
+        "stable": found.stable,
     }
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Conjugates, Overlaps
 from gamp_theory.stability import Stability
+
+if TYPE_CHECKING:
+    from gamp_theory.token_result import GeneralFixedPoint
 
 __all__ = ["ConvergenceError", "FixedPoint", "FixedPointErrors", "Status"]
 
@@ -144,6 +148,6 @@ class FixedPoint:
 class ConvergenceError(RuntimeError):
     """A solve that did not reach what was asked for; `result` is what it did reach."""
 
-    def __init__(self, result: FixedPoint) -> None:
+    def __init__(self, result: FixedPoint | GeneralFixedPoint) -> None:
         super().__init__(f"{result.message} {result!r}")
         self.result = result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from gamp_theory.stability import (
     stability,
 )
 from gamp_theory.starts import STARTS, branch_name, named_start
+from gamp_theory.token_model import GeneralModel
+from gamp_theory.token_overlaps import TokenOverlaps
+from gamp_theory.token_result import GeneralFixedPoint
 
 __all__ = [
     "ConvergenceError",
@@ -45,6 +48,9 @@ __all__ = [
 
 Vector = NDArray[np.float64]
 
+#: What is promised unless something else is asked for.
+PAIR_TOL = 1e-6
+GENERAL_TOL = 1e-2
 #: Residual and quadrature tolerances as fractions of the accuracy that is promised.
 RESIDUAL_SHARE = 0.03
 QUADRATURE_SHARE = 0.3
@@ -83,23 +89,54 @@ STRETCHED = 0.03  # the same for the rule of a final answer
 LEAST_SHARE = 0.1
 
 
+@overload
 def solve(
     model: AttentionModel,
     alpha: float,
     lam: float,
-    start: str | Overlaps = "semantic",
-    tol: float = 1e-6,
+    start: str | Overlaps = ...,
+    tol: float | None = ...,
+    *,
+    residual_tol: float | None = ...,
+    quadrature_tol: float | None = ...,
+    with_stability: bool = ...,
+    on_failure: Literal["raise", "return"] = ...,
+) -> FixedPoint: ...
+
+
+@overload
+def solve(
+    model: GeneralModel,
+    alpha: float,
+    lam: float,
+    start: str | TokenOverlaps = ...,
+    tol: float | None = ...,
+    *,
+    with_stability: bool = ...,
+    on_failure: Literal["raise", "return"] = ...,
+) -> GeneralFixedPoint: ...
+
+
+def solve(
+    model: AttentionModel | GeneralModel,
+    alpha: float,
+    lam: float,
+    start: str | Overlaps | TokenOverlaps = "semantic",
+    tol: float | None = None,
     *,
     residual_tol: float | None = None,
     quadrature_tol: float | None = None,
     with_stability: bool = True,
     on_failure: Literal["raise", "return"] = "raise",
-) -> FixedPoint:
+) -> FixedPoint | GeneralFixedPoint:
     """A fixed point of state evolution (docs/theory.md, section 2).
 
     Parameters
     ----------
-    model : AttentionModel
+    model : AttentionModel or GeneralModel
+        The two-token, rank-one model is solved deterministically and to many digits; the general
+        one by randomised quasi-Monte Carlo, which returns a
+        :class:`gamp_theory.token_result.GeneralFixedPoint` with standard errors.
     alpha : float
         Samples per dimension n/d, positive.
     lam : float
@@ -107,12 +144,15 @@ def solve(
     start : {"semantic", "positional", "uninformed", "zero"} or Overlaps
         Where to begin.  Semantic and uninformed starts stay at m = 0, positional and uninformed
         ones at theta = 0: whether the fixed point is stable against leaving is in its
-        `stability`.  "zero" asks for the fixed point Q = 0.
-    tol : float
+        `stability`.  "zero" asks for the fixed point Q = 0.  A general model has the start
+        "mixed" instead of "zero", and takes ``TokenOverlaps``.
+    tol : float, optional
         Accuracy promised for overlaps and training loss, relative, with a floor of ``1e-6 tol``
-        in their natural units.
+        in their natural units; 1e-6 by default.  For a general model the standard error aimed at,
+        .01 by default (see :func:`gamp_theory.token_evolution.solve_general`).
     residual_tol, quadrature_tol : float, optional
-        What is allowed of it for the residual and aimed at in the average over fields.
+        What is allowed of it for the residual and aimed at in the average over fields.  Not for a
+        general model, whose standard errors hold everything.
     with_stability : bool
         Whether to compute the `stability`; its replicon can take longer than the rest.
     on_failure : {"raise", "return"}
@@ -125,9 +165,30 @@ def solve(
     ConvergenceError
         If the accuracy is not reached or the fixed point does not exist.
     """
-    check_arguments(model, alpha, lam, start, tol)
     if on_failure not in ("raise", "return"):
         raise ValueError(f"on_failure must be 'raise' or 'return', got {on_failure!r}")
+    if isinstance(model, GeneralModel):
+        if residual_tol is not None or quadrature_tol is not None:
+            raise ValueError("a general model takes tol only, not residual_tol or quadrature_tol")
+        if isinstance(start, Overlaps):
+            raise ValueError(f"a general model starts from TokenOverlaps, got {start!r}")
+        from gamp_theory.token_evolution import solve_general  # the pair route needs none of it
+
+        general = solve_general(
+            model,
+            alpha,
+            lam,
+            start,
+            GENERAL_TOL if tol is None else tol,
+            with_stability=with_stability,
+        )
+        if general.status is not Status.CONVERGED and on_failure == "raise":
+            raise ConvergenceError(general)
+        return general
+    tol = PAIR_TOL if tol is None else tol
+    if isinstance(start, TokenOverlaps):
+        raise ValueError("the two-token model starts from Overlaps, got TokenOverlaps")
+    check_arguments(model, alpha, lam, start, tol)
     for name, value in (("residual_tol", residual_tol), ("quadrature_tol", quadrature_tol)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
@@ -497,6 +558,17 @@ class Solver:
         own = abs(error.loss + 0.5 * x[2] * error.q_hat)
         return self.alpha * max(2 * own, 3 * LEAST_SHARE * scale * averages.envelope(x[2]))
 
+    def residual_loss(self, averages: ChannelAverages, residual: Vector) -> float:
+        """What a residual does to the direct form of eps_t, to first order, term by term.
+
+        ``direct - variational = q_hat r_V + m_hat r_m + theta_hat r_theta - D r_q/(2 rho)``: the
+        variational form is stationary, the direct one is not.
+        """
+        q_hat, m_hat, V_hat, theta_hat = averages.conjugates(self.alpha).as_array()
+        D = self.lam + self.model.rho * V_hat
+        weights = np.array([0.5 * D / self.model.rho, m_hat, q_hat, theta_hat])
+        return float(np.abs(weights) @ np.abs(residual))
+
     def worst(
         self,
         x: Vector,
@@ -549,8 +621,7 @@ class Solver:
                 m=float(errors[1]),
                 V=float(errors[2]),
                 theta=float(errors[3]),
-                # stationary is only the variational form: what is left of the residual parts them
-                train_loss=loss_error + abs(direct - variational),
+                train_loss=loss_error + self.residual_loss(averages, residual),
                 train_loss_variational=loss_error,
                 test_error=float(abs(slope) @ errors),
             ),

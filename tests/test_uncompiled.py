@@ -80,7 +80,29 @@ before, after, found = k.touch(*wells, line)  # what a slice resorts to where th
 result = [*sums.flat, panels, *before, *after, found]
 """
 
-CASES = {"pair": PAIR, "plane": PLANE, "sobol": SOBOL, "contraction": CONTRACTION}
+GENERAL = """
+import numpy as np
+from gamp_theory.channel import general
+from gamp_theory.channel.general import general_rule
+from gamp_theory.model import AttentionModel
+from gamp_theory.token_model import GeneralModel
+from gamp_theory.token_overlaps import TokenOverlaps
+ones = np.ones((2, 1, 1))
+overlaps = TokenOverlaps(0.08 * ones, [[0.2], [-0.2]], 18.0 * ones, 0.05 * ones)
+model = GeneralModel.from_pair(AttentionModel.mixture())
+general.THREADS = 1  # a profile sees one thread
+rule = general_rule(model, overlaps, 1, scrambles=2)
+diagonal, square = rule.derivatives(overlaps)
+result = [*rule.averages(overlaps).values.flat, *diagonal.flat, *square.flat]
+"""
+
+CASES = {
+    "pair": PAIR,
+    "plane": PLANE,
+    "sobol": SOBOL,
+    "contraction": CONTRACTION,
+    "general": GENERAL,
+}
 
 #: Put before a case: notes which functions of kernel files are called.
 WATCH = """

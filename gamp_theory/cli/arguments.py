@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_POINTS",
+    "DEFAULT_TARGET",
     "Commands",
     "Parser",
     "Range",
@@ -127,26 +128,28 @@ def add_model(command: Parser, *, ranges: bool = False) -> None:
     )
 
 
-def add_branch(command: Parser) -> None:
-    """``--branch``, one start or more."""
+def add_branch(command: Parser, *, mixed: bool = False) -> None:
+    """``--branch``, one start or more; `mixed` where general models have theirs."""
     command.add_argument(
         "--branch",
         nargs="+",
-        choices=(*STARTS, "all"),
+        choices=(*STARTS, *(("mixed",) if mixed else ()), "all"),
         default=["semantic"],
         metavar="START",
         help=f"where to start from: any of {', '.join(STARTS)}, or all; a solution that ends on "
-        "another branch says so (default: semantic)",
+        "another branch says so (default: semantic)"
+        + ("; a general model has mixed instead of zero" if mixed else ""),
     )
 
 
-def add_tol(command: Parser) -> None:
-    """``--tol``."""
+def add_tol(command: Parser, *, general: bool = False) -> None:
+    """``--tol``; with `general`, its default is left to the solver."""
     command.add_argument(
         "--tol",
         type=number,
-        default=1e-6,
-        help="relative accuracy promised for the answer (default: 1e-6)",
+        default=None if general else 1e-6,
+        help="relative accuracy promised for the answer (default: 1e-6"
+        + ("; for a general model the standard error aimed at, 1e-2)" if general else ")"),
     )
 
 

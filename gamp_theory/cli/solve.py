@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gamp_theory.cli.answer import SUCCESS, UNSETTLED, Answer
+from gamp_theory.cli.answer import SUCCESS, UNSETTLED, Answer, BadInput
 from gamp_theory.cli.arguments import (
     Commands,
     add_alpha,
@@ -17,11 +17,19 @@ from gamp_theory.cli.arguments import (
     build_model,
     starts,
 )
+from gamp_theory.cli.general import add_general, build_general, general_starts, general_text
 from gamp_theory.cli.text import number_cell, quantity_cell, stability_cell, table
-from gamp_theory.records import LOSSES, OVERLAPS, point_record, settled
+from gamp_theory.records import (
+    LOSSES,
+    OVERLAPS,
+    general_point_record,
+    point_record,
+    settled,
+)
 
 if TYPE_CHECKING:
     from gamp_theory.result import FixedPoint
+    from gamp_theory.token_model import GeneralModel
 
 __all__ = ["EMPTY", "add_parser", "run"]
 
@@ -38,8 +46,9 @@ def add_parser(commands: Commands) -> None:
     )
     add_alpha(command)
     add_model(command)
-    add_branch(command)
-    add_tol(command)
+    add_branch(command, mixed=True)
+    add_tol(command, general=True)
+    add_general(command)
     command.add_argument(
         "--check",
         action="store_true",
@@ -52,6 +61,9 @@ def run(options: argparse.Namespace) -> Answer:
     """Solve from each start, and check if asked to."""
     from gamp_theory.state_evolution import solve
 
+    general = build_general(options)
+    if general is not None:
+        return _run_general(general, options)
     model = build_model(options)
     points = [
         solve(model, options.alpha, options.lam, start=start, tol=options.tol, on_failure="return")
@@ -63,6 +75,21 @@ def run(options: argparse.Namespace) -> Answer:
         agree = _add_checks(points, records)
     done = agree and all(settled(point) for point in points)
     return Answer({"points": records}, _text(points, records), SUCCESS if done else UNSETTLED)
+
+
+def _run_general(model: GeneralModel, options: argparse.Namespace) -> Answer:
+    """The same for a general model."""
+    from gamp_theory.state_evolution import solve
+
+    if options.check:
+        raise BadInput("--check is for the two-token model: a general one has standard errors")
+    points = [
+        solve(model, options.alpha, options.lam, start=start, tol=options.tol, on_failure="return")
+        for start in general_starts(options.branch)
+    ]
+    done = all(settled(point) for point in points)
+    records = [general_point_record(point) for point in points]
+    return Answer({"points": records}, general_text(points), SUCCESS if done else UNSETTLED)
 
 
 def _add_checks(points: Sequence[FixedPoint], records: Sequence[dict]) -> bool:

@@ -16,11 +16,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
 
-__all__ = ["cache_directory", "kernel"]
+__all__ = ["cache_directory", "first_class", "kernel"]
 
 F = TypeVar("F", bound=Callable)
 
@@ -48,6 +48,29 @@ def kernel(function: F) -> F:
     cached = own and _DIRECTORY is not None
     with _own_cache() if cached else contextlib.nullcontext():
         return numba.njit(cache=cached, nogil=True, error_model="numpy")(function)
+
+
+def first_class(function: Callable, signature: Any, *, cache: bool = False) -> Any:
+    """`function` compiled for one signature, to be passed to kernels as an argument.
+
+    A kernel that takes it is compiled once for all functions of that signature, not once for each.
+
+    Parameters
+    ----------
+    function : callable
+        A kernel, another function that numba has compiled, or a plain function that it can.
+    signature : numba signature
+    cache : bool
+        Whether to keep the compiled function on disk even if it stands outside the package: its
+        callees have no fingerprint.  Kernels of the package are always kept.
+    """
+    if numba.config.DISABLE_JIT:
+        return function
+    plain = getattr(function, "py_func", function)
+    own = Path(plain.__code__.co_filename).resolve().is_relative_to(PACKAGE)
+    cached = (own or cache) and _DIRECTORY is not None
+    with _own_cache() if cached else contextlib.nullcontext():
+        return numba.cfunc(signature, cache=cached, error_model="numpy")(plain)
 
 
 def fingerprint(package: Path = PACKAGE) -> str:

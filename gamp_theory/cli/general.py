@@ -1,0 +1,128 @@
+"""``solve`` for a general model: the options, the model they make, and the text."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gamp_theory.cli.answer import BadInput
+from gamp_theory.cli.arguments import DEFAULT_TARGET, Parser, integer
+
+if TYPE_CHECKING:
+    from gamp_theory.token_model import GeneralModel
+    from gamp_theory.token_result import GeneralFixedPoint
+
+__all__ = ["add_general", "build_general", "general_starts", "general_text"]
+
+
+def add_general(command: Parser) -> None:
+    """``--tokens --rank --teacher-rank --model``."""
+    group = command.add_argument_group(
+        "general model",
+        "With any of these the model is solved by randomised quasi-Monte Carlo, with standard "
+        "errors, and overlaps are nested lists with the token first.",
+    )
+    group.add_argument("--tokens", type=integer, metavar="L", help="number of tokens (default: 2)")
+    group.add_argument("--rank", type=integer, metavar="R", help="rank of the student (default: 1)")
+    group.add_argument(
+        "--teacher-rank", type=integer, metavar="T", help="rank of the teacher (default: 1)"
+    )
+    group.add_argument(
+        "--model",
+        metavar="FILE.toml",
+        help="mechanisms, covariances and positions from a file; see docs/howto/your_own_model.md",
+    )
+
+
+def build_general(options: argparse.Namespace) -> GeneralModel | None:
+    """The general model that the options describe; None for the two-token one.
+
+    Without a file: ``softmax`` mixed with the target's matrix, isotropic tokens, a teacher of
+    independent columns, and positions that are unit vectors at equal angles, with the sum zero.
+
+    Raises
+    ------
+    BadInput
+        If a number is out of range, or options and file disagree.
+    """
+    numbers = {"tokens": options.tokens, "rank": options.rank, "teacher rank": options.teacher_rank}
+    if options.model is None and all(value is None for value in numbers.values()):
+        return None
+    for name, value in numbers.items():
+        low = 2 if name == "tokens" else 1
+        if value is not None and value < low:
+            raise BadInput(f"{name} must be at least {low}, got {value}")
+    if options.model is not None:
+        return _from_file(options, numbers)
+    import numpy as np
+
+    from gamp_theory.spectrum import JointLaw
+    from gamp_theory.token_mechanisms import FixedMixture, RowSoftmax
+    from gamp_theory.token_model import GeneralModel
+
+    L = options.tokens or 2
+    A = options.target
+    if len(A) != L and _matrix(DEFAULT_TARGET) == A:
+        raise BadInput(
+            f"--target must be given with --tokens {L}: {L} rows of {L} numbers, each summing to 1"
+        )
+    centred = np.eye(L) - 1 / L
+    return GeneralModel(
+        target=FixedMixture(options.omega, A),
+        student=RowSoftmax(),
+        law=JointLaw.isotropic(
+            options.sigma,
+            centred / np.linalg.norm(centred, axis=1, keepdims=True),
+            np.eye(options.teacher_rank or 1),
+        ),
+        rank=options.rank or 1,
+    )
+
+
+def _from_file(options: argparse.Namespace, numbers: dict[str, int | None]) -> GeneralModel:
+    from gamp_theory.model_file import read_model
+
+    for name, default in (("omega", 0.3), ("sigma", 0.5), ("target", _matrix(DEFAULT_TARGET))):
+        if getattr(options, name) != default:
+            raise BadInput(f"--{name} does not go with --model: the file says it")
+    model = read_model(options.model)
+    own = {"tokens": model.tokens, "rank": model.rank, "teacher rank": model.teacher_rank}
+    for name, value in numbers.items():
+        if value is not None and value != own[name]:
+            raise BadInput(f"--{name.replace(' ', '-')} {value}, but the file has {own[name]}")
+    return model
+
+
+def _matrix(text: str) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(x) for x in row.split(",")) for row in text.split(";"))
+
+
+def general_starts(names: Sequence[str]) -> list[str]:
+    """The starts asked for; ``all`` for those that a general model has."""
+    from gamp_theory.token_starts import TOKEN_STARTS
+
+    return list(TOKEN_STARTS if "all" in names else dict.fromkeys(names))
+
+
+def general_text(points: Sequence[GeneralFixedPoint]) -> str:
+    """One paragraph a fixed point."""
+    paragraphs = []
+    for point in points:
+        lines = [repr(point).strip("<>")]
+        lines.append(
+            f"  linear baseline {point.linear_error:.6g} +- {point.errors.linear_error:.1g}; "
+            f"{point.scrambles} x {point.samples} points, {point.seconds:.1f} s, "
+            f"missed wells {point.missed_wells:.2g}"
+        )
+        if point.stability is not None:
+            s = point.stability
+            lines.append(
+                f"  {'stable' if s.stable else 'unstable'}: leading eigenvalue "
+                f"{s.eigenvalues[0].real:.3g} +- {s.leading_error:.1g}, replicon "
+                f"{s.replicon:.3g} +- {s.replicon_error:.1g}, jump mass {s.jump_mass:.3g} +- "
+                f"{s.jump_mass_error:.1g}"
+            )
+        lines.append(f"  {point.message}")
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
