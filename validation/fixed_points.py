@@ -37,7 +37,7 @@ POINTS = [
     (1.5, 0.01, "positional"),
 ]
 QUICK_POINTS = [POINTS[0], POINTS[3]]
-D, INSTANCES = 400, 10
+D, INSTANCES = 300, 10
 QUICK_D, QUICK_INSTANCES = 300, 8
 DAMPING, ITERATIONS = 0.5, 300
 #: The named positional start is too small: around Q = 0 the response is negative.

@@ -23,7 +23,7 @@ QUICK_PLAN = [
     ("lam", (0.02,), ("semantic",), {}),
     ("omega", (0.14,), ("semantic",), {"A": SECOND}),
 ]
-D, INSTANCES = 300, 12
+D, INSTANCES = 250, 10
 QUICK_D, QUICK_INSTANCES = 400, 10
 
 
@@ -56,7 +56,7 @@ STUDY = Study(
     name="parameters",
     title="Sigma, ridge and a second target",
     text=(
-        "At alpha = 1.5 around sigma = .5, lam = .01, omega = .3, d = 300. The second target is "
+        "At alpha = 1.5 around sigma = .5, lam = .01, omega = .3, d = 250. The second target is "
         "A = [[.3, .7], [.8, .2]]: it attends to the other token, more so at the second."
     ),
     cases=cases,

@@ -27,7 +27,7 @@ __all__ = ["STUDY", "wilson"]
 
 POINTS = [(alpha, omega) for omega in (0.1, 0.3, 0.5) for alpha in (1.0, 2.0)]
 QUICK_POINTS = [(2.0, 0.3)]
-SIZES = {125: 32, 250: 32, 500: 12}
+SIZES = {125: 24, 250: 24}
 QUICK_SIZES = {200: 16, 400: 16}
 #: Fewer students of a branch have so large a limit of z that nothing could fail.
 FEWEST = 8

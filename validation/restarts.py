@@ -31,7 +31,7 @@ __all__ = ["STUDY"]
 
 POINTS = [(1.25, "positional"), (2.0, "positional"), (1.5, "semantic")]
 QUICK_POINTS = POINTS[2:]
-SIZES = {250: 8, 500: 5}
+SIZES = {250: 8, 500: 2}
 QUICK_SIZES = {250: 8}
 RESTARTS, QUICK_RESTARTS = 12, 4
 #: Sizes of the kicks, in units of the student's root mean square weight, in turn.

@@ -24,7 +24,7 @@ from validation.study import (
 __all__ = ["STUDY"]
 
 #: Instances by d: as many as keep the standard errors alike.
-SIZES = {100: 120, 200: 60, 400: 30, 800: 15}
+SIZES = {100: 80, 200: 40, 400: 20, 800: 10}
 QUICK_SIZES = {100: 40, 200: 20, 400: 10}
 STARTS = tuple(BROKEN)
 QUICK_STARTS = STARTS[:1]
