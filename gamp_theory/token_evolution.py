@@ -53,6 +53,7 @@ STRETCHED = 0.05  # the same for an answer
 REACH = 3.0  # largest factor by which the size of q or V may change in a step
 #: The search is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-6
+SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 CHORD_STEPS = 10
 #: Residual that ends the polishing, as a part of the tolerance.
 RESIDUAL_SHARE = 0.03
@@ -296,6 +297,8 @@ class _GeneralSolver:
         x = self.coordinates.pack(self.first_state())
         try:
             x, status = self.search(x)
+            if _size(self.coordinates.unpack(x).q) < SMALL_Q * _size(self.model.law.rho):
+                raise _Vanishes
         except _Vanishes:  # Q = 0 is not among the answers of this version
             assert self.last is not None
             return self.failed(self.last, Status.LEFT_DOMAIN)
