@@ -378,11 +378,12 @@ class _GeneralSolver:
             most //= 2
         slopes: _Slopes | None = None
         for level in range(LEVELS):
-            if self.model.rotation_invariant and self.model.rank > 1:
-                x = self.coordinates.pack(self.coordinates.unpack(x).canonical())
+            x = self.representative(x)
             self.rule = rule = self.make(x, samples, brief=level > 0)
             if slopes is None:
-                x = self.approach(x, rule)
+                x = self.representative(self.approach(x, rule))
+                if self.moved(x, rule) > STRETCHED:
+                    self.rule = rule = self.make(x, samples)
                 slopes = self.slopes(x, rule)
             for _ in range(CHORD_STEPS):
                 if self.moved(x, rule) > STRETCHED:
@@ -408,6 +409,12 @@ class _GeneralSolver:
         missed = audited.missed / max(audited.audited, 1)
         status = Status.CONVERGED if answer.worst <= 1 else Status.QUADRATURE_LIMIT
         return self.point(evaluation, answer, slopes, status, samples, missed, audited)
+
+    def representative(self, x: Array) -> Array:
+        """The canonical point of the orbit of x, if there is one."""
+        if self.model.rotation_invariant and self.model.rank > 1:
+            return self.coordinates.pack(self.coordinates.unpack(x).canonical())
+        return x
 
     def approach(self, x: Array, rule: GeneralRule) -> Array:
         """A few accelerated maps with the points of an answer."""
