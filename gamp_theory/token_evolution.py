@@ -53,6 +53,7 @@ STRETCHED = 0.05  # the same for an answer
 REACH = 3.0  # largest factor by which the size of q or V may change in a step
 #: The search is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-6
+SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 CHORD_STEPS = 10
 #: Residual that ends the polishing, as a part of the tolerance.
 RESIDUAL_SHARE = 0.03
@@ -296,6 +297,8 @@ class _GeneralSolver:
         x = self.coordinates.pack(self.first_state())
         try:
             x, status = self.search(x)
+            if _size(self.coordinates.unpack(x).q) < SMALL_Q * _size(self.model.law.rho):
+                raise _Vanishes
         except _Vanishes:  # Q = 0 is not among the answers of this version
             assert self.last is not None
             return self.failed(self.last, Status.LEFT_DOMAIN)
@@ -375,11 +378,12 @@ class _GeneralSolver:
             most //= 2
         slopes: _Slopes | None = None
         for level in range(LEVELS):
-            if self.model.rotation_invariant and self.model.rank > 1:
-                x = self.coordinates.pack(self.coordinates.unpack(x).canonical())
+            x = self.representative(x)
             self.rule = rule = self.make(x, samples, brief=level > 0)
             if slopes is None:
-                x = self.approach(x, rule)
+                x = self.representative(self.approach(x, rule))
+                if self.moved(x, rule) > STRETCHED:
+                    self.rule = rule = self.make(x, samples)
                 slopes = self.slopes(x, rule)
             for _ in range(CHORD_STEPS):
                 if self.moved(x, rule) > STRETCHED:
@@ -405,6 +409,12 @@ class _GeneralSolver:
         missed = audited.missed / max(audited.audited, 1)
         status = Status.CONVERGED if answer.worst <= 1 else Status.QUADRATURE_LIMIT
         return self.point(evaluation, answer, slopes, status, samples, missed, audited)
+
+    def representative(self, x: Array) -> Array:
+        """The canonical point of the orbit of x, if there is one."""
+        if self.model.rotation_invariant and self.model.rank > 1:
+            return self.coordinates.pack(self.coordinates.unpack(x).canonical())
+        return x
 
     def approach(self, x: Array, rule: GeneralRule) -> Array:
         """A few accelerated maps with the points of an answer."""

@@ -19,7 +19,7 @@ TOKEN_STARTS = ("semantic", "positional", "mixed", "uninformed")
 #: Overlaps below this part of their natural unit, or below their error bar, count as zero.
 ZERO_OVERLAP = 1e-6
 #: A student of less than this part of the teacher's norm is the zero vector.
-ZERO_Q = 1e-6
+ZERO_Q = 1e-4
 #: Fields that a start averages over; only a guess depends on them.
 DRAWS = 2000
 #: Share of the start's variance that is noise.

@@ -29,7 +29,16 @@ from gamp_theory.token_mechanisms import (
 from gamp_theory.token_result import GeneralFixedPoint
 from validation.records import Records
 from validation.report import table
-from validation.study import CLEAR_JUMP_MASS, Row, row
+from validation.study import (
+    CLEAR_JUMP_MASS,
+    Case,
+    Record,
+    Row,
+    Study,
+    Verdict,
+    groups,
+    row,
+)
 
 __all__ = ["POINTS", "Point", "main"]
 
@@ -213,22 +222,65 @@ def _judge(name: str, records: Sequence[dict]) -> tuple[list[Row], str, list[str
     return rows, remark, problems
 
 
+def _cases(quick: bool) -> list[Case]:
+    d, instances = (QUICK_D, QUICK_INSTANCES) if quick else (D, INSTANCES)
+    return [
+        {"name": name, "d": d, "seed": [61, k]}
+        for name in (QUICK if quick else POINTS)
+        for k in range(instances)
+    ]
+
+
+def _verdict(cases: Sequence[Case], records: Sequence[Record]) -> Verdict:
+    rows, remarks, problems = [], [], []
+    for case, found in groups(cases, records, ("name",)):
+        new_rows, remark, new_problems = _judge(case["name"], found)
+        rows += new_rows
+        remarks.append(remark)
+        problems += new_problems
+    return Verdict(rows, problems, remarks)
+
+
+STUDY = Study(
+    name="general",
+    title="The general model against finite dimension",
+    text="More tokens, higher ranks, other covariances, positions and mechanisms; L-BFGS.",
+    cases=_cases,
+    measure=_measure,
+    judge=_verdict,
+    sources=(
+        _measure,
+        _numbers,
+        _softmax,
+        _random_stochastic,
+        _two_covariances,
+        _power_law,
+        _causal,
+        _linear,
+        _sigmoid,
+    ),
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate what is not recorded yet, and compare; 0 if all that is judged agrees."""
     parser = argparse.ArgumentParser(prog="python -m validation.general", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*POINTS, []], metavar="NAME")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--adopt", action="store_true", help="keep records that come out the same again"
+    )
     parser.add_argument("--results", type=Path, default=None)
     options = parser.parse_args(argv)
     d, instances = (QUICK_D, QUICK_INSTANCES) if options.quick else (D, INSTANCES)
     names = options.names or list(QUICK if options.quick else POINTS)
     directory = options.results or (RESULTS / "quick" if options.quick else RESULTS)
     directory.mkdir(parents=True, exist_ok=True)
-    records = Records(directory / "general.json")
+    records = Records(directory / "general.json", STUDY, adopt=options.adopt)
     rows, remarks, problems = [], [], []
     for name in names:
-        cases = [{"name": name, "d": d, "seed": [61, k]} for k in range(instances)]
+        cases: list[Case] = [{"name": name, "d": d, "seed": [61, k]} for k in range(instances)]
         missing = [case for case in cases if records.get(case) is None]
         with ThreadPoolExecutor(max(options.jobs, 1)) as pool:
             for case, record in zip(missing, pool.map(_measure, missing), strict=True):
