@@ -169,9 +169,13 @@ def pair_scores(states, largest_V, tol, samples):
 
 
 def check_scores(scores):
-    """No bias, and no error bar that promises too much; 1.07 is expected of 16 scrambles."""
+    """No bias, and no error bar that promises too much; 1.07 is expected of 16 scrambles.
+
+    The scores of one state are correlated: the mean of twenty states spreads by .23 (eight seeds,
+    whose own mean is -.01(8)).
+    """
     assert np.max(abs(scores)) < 5
-    assert abs(scores.mean()) < 0.35
+    assert abs(scores.mean()) < 0.75
     assert 0.8 < scores.std() < 1.35
 
 
