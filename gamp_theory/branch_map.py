@@ -102,11 +102,19 @@ class BranchMap:
         The overlaps that do not vanish on the branch, beside q and V.
     quadrature_tol : float
         Accuracy of the rules.
+    slices_tol : float, optional
+        The same for the slice rule, where it comes to that.
     """
 
     def __init__(
-        self, place: Place, parameter: str, broken: tuple[str, ...], quadrature_tol: float
+        self,
+        place: Place,
+        parameter: str,
+        broken: tuple[str, ...],
+        quadrature_tol: float,
+        slices_tol: float | None = None,
     ) -> None:
+        self.slices_tol = slices_tol
         self.place, self.parameter, self.broken = place, parameter, broken
         self.inside = tuple(
             i for i, name in enumerate(OVERLAPS) if name in ("q", "V") or name in broken
@@ -189,7 +197,8 @@ class BranchMap:
     def made(self, place: Place, at: Overlaps, tol: float) -> PairRule | None:
         """A rule of accuracy `tol`, or of what is to be had at the largest cost."""
         for attempt in (tol, 10 * tol, 100 * tol):
-            rule = PairChannel(place.model).rule(at, min(attempt, 0.01))
+            slices_tol = max(attempt, self.slices_tol or 0.0)
+            rule = PairChannel(place.model).rule(at, min(attempt, 0.01), slices_tol=slices_tol)
             if rule.cost <= MOST_SLICES:
                 return rule
         self.refusal = "cost"

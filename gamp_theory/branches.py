@@ -216,6 +216,7 @@ def follow(
     largest_step: float | None = None,
     most_points: int | None = None,
     with_replicon: bool = False,
+    refinement: int = REFINEMENT,
     on_point: Callable[[FixedPoint], object] | None = None,
 ) -> Branch:
     """Follow the branch of a fixed point along a parameter, through folds.
@@ -243,6 +244,9 @@ def follow(
     with_replicon : bool
         Whether to compute replicon and jump mass of each point, which takes longer than the rest;
         they are NaN otherwise.
+    refinement : int
+        Slices that a point may integrate whose error bars exceed the tolerance, as they do near a
+        pitchfork; with 0 it is left flagged.
     on_point : callable, optional
         Called with each point as soon as it is there; the branch ends with it if that returns True.
 
@@ -262,7 +266,7 @@ def follow(
     assert overlaps is not None
     place = Place(point.model, point.alpha, point.lam)
     broken = tuple(name for name in DIRECTIONS if getattr(overlaps, name) != 0)
-    run = _Run(place, parameter, broken, tol, point.start, with_replicon, on_point)
+    run = _Run(place, parameter, broken, tol, point.start, with_replicon, on_point, refinement)
     value = _value_of(point, parameter)
     return run.follow(
         run.map.coordinates(overlaps.as_array(), point.model.rho),
@@ -506,7 +510,9 @@ class _Run:
         start: str,
         with_replicon: bool,
         on_point: Callable[[FixedPoint], object] | None,
+        refinement: int = REFINEMENT,
     ) -> None:
+        self.refinement = refinement
         self.parameter, self.tol, self.start = parameter, tol, start
         self.with_replicon, self.on_point = with_replicon, on_point
         self.map = BranchMap(place, parameter, broken, QUADRATURE_SHARE * tol)
@@ -639,7 +645,7 @@ class _Run:
         step = np.linalg.lstsq(here.jacobian, self.map.shift(error, base), rcond=None)[0]
         own = float(np.max(np.abs(step))) / self.tol
         self.adapt(own)
-        if ratio > 1 and (ratio <= HOPELESS or own > 1):
+        if self.refinement and ratio > 1 and (ratio <= HOPELESS or own > 1):
             point = self.refined(solver, x, jacobian, ratio)
             if point is not None:
                 return point
@@ -671,7 +677,7 @@ class _Run:
     ) -> FixedPoint | None:
         """The same point with finer rules; None if that leads away from it."""
         counted = solver.maps + solver.other_maps
-        solver.largest_cost = REFINEMENT
+        solver.largest_cost = self.refinement
         solver.quadrature_tol = max(self.map.quadrature_tol * max(0.03, 0.5 / ratio), 1e-8)
         point = solver.polish(x.copy(), jacobian)
         self.other_maps += solver.maps + solver.other_maps - counted
