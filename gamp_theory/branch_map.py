@@ -39,7 +39,7 @@ STEP = {"plane": 1e-5, "slices": 1e-4}
 #: Accuracy of the rule of the Jacobian: plane, and slices where that is useless.
 JACOBIAN_TOL = 0.02
 JACOBIAN_SLICES_TOL = 3e-3
-#: Slices of a rule, about half a second an evaluation, beyond which a coarser one has to do: the points
+#: Slices of a rule, half a second an evaluation, beyond which a coarser one has to do: the points
 #: are flagged then.
 MOST_SLICES = 60_000
 OVERLAPS = ("q", "m", "V", "theta")
@@ -57,8 +57,10 @@ class Place:
 
 def place_at(place: Place, parameter: str, value: float) -> Place:
     """`place` with one parameter changed."""
-    if parameter in ("alpha", "lam"):
-        return replace(place, **{parameter: value})
+    if parameter == "alpha":
+        return replace(place, alpha=value)
+    if parameter == "lam":
+        return replace(place, lam=value)
     return replace(place, model=place.model.with_parameters(**{parameter: value}))
 
 
@@ -89,6 +91,12 @@ class Evaluation:
             both = np.where(np.isin(np.arange(4), (0, 2)), np.log(ratio), ratio - 1)
         return both[list(inside)]
 
+    def error(self) -> ChannelAverages:
+        """Signed estimate of the error of the averages; it takes ``rule.comparisons`` maps."""
+        # the rule may have been made at another omega or sigma
+        rule = self.rule.for_model(self.place.model)
+        return rule.error(Overlaps.from_array(self.x), self.averages)
+
 
 class BranchMap:
     """The equations of one branch, with rules that are frozen while a point is solved.
@@ -102,8 +110,8 @@ class BranchMap:
         The overlaps that do not vanish on the branch, beside q and V.
     quadrature_tol : float
         Accuracy of the rules.
-    slices_tol : float, optional
-        The same for the slice rule, where it comes to that.
+    slices_tol : float
+        The same of slices, where it comes to them and this is larger.
     """
 
     def __init__(
@@ -112,7 +120,7 @@ class BranchMap:
         parameter: str,
         broken: tuple[str, ...],
         quadrature_tol: float,
-        slices_tol: float | None = None,
+        slices_tol: float = 0.0,
     ) -> None:
         self.slices_tol = slices_tol
         self.place, self.parameter, self.broken = place, parameter, broken
@@ -120,7 +128,9 @@ class BranchMap:
             i for i, name in enumerate(OVERLAPS) if name in ("q", "V") or name in broken
         )
         self.outside = tuple(i for i in range(4) if i not in self.inside)
-        self.quadrature_tol = quadrature_tol
+        #: what is asked of rules, and what of a plane rule, where that costs little
+        self.quadrature_tol = self.finer_tol = quadrature_tol
+        self.most_slices = MOST_SLICES
         self.rule: PairRule | None = None
         self.coarse: PairRule | None = None
         #: why the last state could not be evaluated: "", "domain" or "cost"
@@ -192,14 +202,18 @@ class BranchMap:
             self.refusal = "domain"
             return
         at = Overlaps.from_array(self.overlaps(u, place.model.rho))
-        self.rule = self.made(place, at, self.quadrature_tol)
+        self.rule = self.made(place, at)
 
-    def made(self, place: Place, at: Overlaps, tol: float) -> PairRule | None:
-        """A rule of accuracy `tol`, or of what is to be had at the largest cost."""
-        for attempt in (tol, 10 * tol, 100 * tol):
-            slices_tol = max(attempt, self.slices_tol or 0.0)
-            rule = PairChannel(place.model).rule(at, min(attempt, 0.01), slices_tol=slices_tol)
-            if rule.cost <= MOST_SLICES:
+    def made(self, place: Place, at: Overlaps) -> PairRule | None:
+        """A rule of the accuracy asked for, or of what is to be had at the largest cost."""
+        channel = PairChannel(place.model)
+        for tol in dict.fromkeys((self.finer_tol, self.quadrature_tol)):
+            plane = channel.plane(at, tol)
+            if plane is not None:
+                return plane
+        for tol in (self.quadrature_tol, 10 * self.quadrature_tol, 100 * self.quadrature_tol):
+            rule = channel.slices(at, max(tol, self.slices_tol))
+            if rule.cost <= self.most_slices:
                 return rule
         self.refusal = "cost"
         return None

@@ -26,6 +26,8 @@ from gamp_theory.branch_map import (
     Place,
     place_at,
 )
+from gamp_theory.channel.origin import solve_origin
+from gamp_theory.channel.pair import PairChannel
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics import arclength
 from gamp_theory.numerics.arclength import (
@@ -35,7 +37,7 @@ from gamp_theory.numerics.arclength import (
     follow_curve,
     singular_point,
 )
-from gamp_theory.numerics.differences import jacobian as difference_jacobian
+from gamp_theory.numerics.bracketing import RootStatus, bracket_root
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.stability import MapJacobian, contracted
 from gamp_theory.state_evolution import (
@@ -53,19 +55,22 @@ Vector: TypeAlias = NDArray[np.float64]
 
 #: Steps along a branch, in its coordinates (docs/numerics.md, "Branches").
 STEPS = StepControl(first=0.05, smallest=1e-4, largest=0.3, angle=0.3, points=400)
-#: A branch is on its way to Q = 0 when q, in units of rho, is below this.
-VANISHING = 1e-5
+#: A branch is on its way to Q = 0 when q, in units of rho, is below the first of these; below the
+#: second it is given up even if no bifurcation of Q = 0 explains it.
+VANISHING = (1e-3, 1e-6)
 #: Where a branch that emerges has its first point: m/sqrt(q), or theta/sqrt(rho q).
 EMERGED = 0.1
 #: Newton steps to a bifurcation, and the size of the last one.
 LOCATE = 12
-LOCATED = 1e-10
+LOCATED = 1e-8
+#: Slices that an evaluation on the way to it may integrate.
+LOCATION_SLICES = 200_000
 #: The error bars of a fold or pitchfork reach this far to either side.
 INTERVAL = 2.0
 #: Bars that exceed the tolerance by more than this are those of a fold: no rule will do.
 HOPELESS = 30.0
-#: Slices that the refinement of a point may integrate.
-REFINEMENT = 300_000
+#: Quadrature tolerance beyond which nothing is gained.
+FINEST = 1e-8
 
 
 class Stop(Enum):
@@ -98,7 +103,8 @@ class SpecialPoint:
     kind : {"fold", "pitchfork", "merge", "vanishing"}
         ``fold``: the branch turns back in the parameter; ``pitchfork``: a transverse eigenvalue
         crosses 1, another branch leaves; ``merge``: the branch itself is the one that leaves, here
-        it ends; ``vanishing``: q goes to 0, here by extrapolation.
+        it ends; ``vanishing``: q goes to 0, where Q = 0 becomes unstable in `direction`, or, if
+        that is empty, by extrapolation.
     parameter : str
     value : float
     error : float
@@ -110,12 +116,12 @@ class SpecialPoint:
         ``"m"`` or ``"theta"``: the overlap that bifurcates; empty for a fold.
     point : FixedPoint or None
         The fixed point there, its ``status`` as it came; on the branch with more symmetry for a
-        pitchfork or merge.
+        pitchfork or merge.  None where no search succeeded: then the interval is all that is known.
     after : int
         Index of the point of the branch before it; -1 if it comes before the first.
     tangent : array, shape (5,)
         Direction of the branch in (q, m, V, theta, parameter), of unit length in the coordinates
-        it is followed in.
+        it is followed in; for what is no fold, at the point before.
     """
 
     kind: Literal["fold", "pitchfork", "merge", "vanishing"]
@@ -181,7 +187,8 @@ class Branch:
     def message(self) -> str:
         """Where and why it stopped, in a sentence."""
         where = f"{self.parameter} = {self.values[-1]:.6g}"
-        if self.special and self.stop in (Stop.MERGED, Stop.VANISHED):
+        last = self.special[-1].kind if self.special else ""
+        if (self.stop, last) in ((Stop.MERGED, "merge"), (Stop.VANISHED, "vanishing")):
             where = f"{self.parameter} = {self.special[-1].value:.6g}"
         return f"{self.stop.value} ({where})"
 
@@ -216,7 +223,6 @@ def follow(
     largest_step: float | None = None,
     most_points: int | None = None,
     with_replicon: bool = False,
-    refinement: int = REFINEMENT,
     on_point: Callable[[FixedPoint], object] | None = None,
 ) -> Branch:
     """Follow the branch of a fixed point along a parameter, through folds.
@@ -244,9 +250,6 @@ def follow(
     with_replicon : bool
         Whether to compute replicon and jump mass of each point, which takes longer than the rest;
         they are NaN otherwise.
-    refinement : int
-        Slices that a point may integrate whose error bars exceed the tolerance, as they do near a
-        pitchfork; with 0 it is left flagged.
     on_point : callable, optional
         Called with each point as soon as it is there; the branch ends with it if that returns True.
 
@@ -266,7 +269,7 @@ def follow(
     assert overlaps is not None
     place = Place(point.model, point.alpha, point.lam)
     broken = tuple(name for name in DIRECTIONS if getattr(overlaps, name) != 0)
-    run = _Run(place, parameter, broken, tol, point.start, with_replicon, on_point, refinement)
+    run = _Run(place, parameter, broken, tol, point.start, with_replicon, on_point)
     value = _value_of(point, parameter)
     return run.follow(
         run.map.coordinates(overlaps.as_array(), point.model.rho),
@@ -323,7 +326,8 @@ def emerging(
     if not between[0] < special.value < between[1]:
         raise ValueError(f"between must hold {special!r}, got {between!r}")
     point = special.point
-    assert point is not None
+    if point is None:
+        raise ValueError(f"a branch emerges from a located pitchfork, got {special!r}")
     assert point.overlaps is not None
     tol = point.tol if tol is None else tol
     x = point.overlaps.as_array()
@@ -510,9 +514,7 @@ class _Run:
         start: str,
         with_replicon: bool,
         on_point: Callable[[FixedPoint], object] | None,
-        refinement: int = REFINEMENT,
     ) -> None:
-        self.refinement = refinement
         self.parameter, self.tol, self.start = parameter, tol, start
         self.with_replicon, self.on_point = with_replicon, on_point
         self.map = BranchMap(place, parameter, broken, QUADRATURE_SHARE * tol)
@@ -523,7 +525,6 @@ class _Run:
         self.curve: list[CurvePoint] = []
         self.ended: Stop | None = None
         self.marks: dict[float, float] = {}
-        self.unlocated: list[tuple[str, str, int]] = []
         self.other_maps = 0
         self.began = time.perf_counter()
         #: residuals, maps and time when the last point was made
@@ -617,8 +618,8 @@ class _Run:
                 old, new = (t[name] for t in self.transverse[-2:])
                 if old is not None and new is not None and (old - 1) * (new - 1) < 0:
                     self.splits(name, before, here)
-        if base.x[0] < VANISHING * base.place.model.rho:
-            self.vanishes(here)
+        if self.ended is None and base.x[0] < VANISHING[0] * base.place.model.rho:
+            self.vanishes(here, base.x[0] < VANISHING[1] * base.place.model.rho)
         return self.ended is not None
 
     def add(self, here: CurvePoint, base: Evaluation, jacobian: MapJacobian) -> None:
@@ -637,16 +638,17 @@ class _Run:
         """Error bars decide: as it is, with finer rules, or flagged."""
         x, averages = base.x, base.averages
         residual = np.where(x != 0, base.image - x, 0.0)
-        error = base.rule.error(Overlaps.from_array(x), averages)
+        error = base.error()
         self.other_maps += base.rule.comparisons
         solver = self.solver(place)
         ratio = solver.worst(x, averages, error, residual, jacobian)
         # across the curve, where no fold makes errors large
         step = np.linalg.lstsq(here.jacobian, self.map.shift(error, base), rcond=None)[0]
         own = float(np.max(np.abs(step))) / self.tol
-        self.adapt(own)
-        if self.refinement and ratio > 1 and (ratio <= HOPELESS or own > 1):
-            point = self.refined(solver, x, jacobian, ratio)
+        # bars near a fold are large whatever the rule; elsewhere the next point has its due
+        self.adapt(max(own, ratio) if ratio <= HOPELESS else own)
+        if ratio > 1 and base.rule.kind == "plane":
+            point = self.refined(solver, x, jacobian, min(ratio, HOPELESS))
             if point is not None:
                 return point
         status = Status.CONVERGED if ratio <= 1 else Status.QUADRATURE_LIMIT
@@ -675,26 +677,35 @@ class _Run:
     def refined(
         self, solver: Solver, x: Vector, jacobian: MapJacobian, ratio: float
     ) -> FixedPoint | None:
-        """The same point with finer rules; None if that leads away from it."""
+        """The same point with a finer rule; None if that is not to be had, or leads elsewhere."""
+        tol = max(self.map.finer_tol * max(0.03, 0.5 / ratio), FINEST)
+        rule = PairChannel(solver.model).plane(Overlaps.from_array(x), tol)
+        if rule is None:
+            return None
         counted = solver.maps + solver.other_maps
-        solver.largest_cost = self.refinement
-        solver.quadrature_tol = max(self.map.quadrature_tol * max(0.03, 0.5 / ratio), 1e-8)
-        point = solver.polish(x.copy(), jacobian)
+        there, averages, residual, settled = solver.newton(x.copy(), rule, jacobian)
+        error = rule.error(Overlaps.from_array(there), averages)
+        solver.other_maps += rule.comparisons
         self.other_maps += solver.maps + solver.other_maps - counted
         self.counted = (self.map.maps, self.maps, time.perf_counter())
-        if point.overlaps is None or not math.isfinite(point.train_loss):
+        away = np.max(np.abs(there - x) / (np.abs(x) + 1e-6))
+        if not settled or away > 10 * ratio * self.tol:
             return None
-        away = np.abs(point.overlaps.as_array() - x)
-        return point if np.all(away <= 10 * ratio * self.tol * (np.abs(x) + 1e-6)) else None
+        known = solver.worst(there, averages, error, residual, jacobian) <= 1
+        status = Status.CONVERGED if known else Status.QUADRATURE_LIMIT
+        return solver.assemble(there, rule, averages, residual, error, jacobian, status)
 
     def adapt(self, ratio: float) -> None:
-        """Rules as fine as the branch needs: `ratio` is their error in units of the tolerance."""
-        tol = self.map.quadrature_tol
+        """Plane rules as fine as the branch needs: `ratio` is the error in units of the tolerance.
+
+        Slices are not refined: there a finer rule costs more than it is worth.
+        """
+        tol = self.map.finer_tol
         if ratio > 0.7:
-            tol = max(tol * max(0.1, 0.4 / ratio), 1e-8)
+            tol = max(tol * max(0.1, 0.4 / ratio), FINEST)
         elif ratio < 0.05:
-            tol = min(tol * 2, QUADRATURE_SHARE * self.tol)
-        self.map.quadrature_tol = tol
+            tol = min(tol * 2, self.map.quadrature_tol)
+        self.map.finer_tol = tol
 
     def natural(self, tangent: Vector, x: Vector, u: Vector, place: Place) -> Vector:
         """A direction in the coordinates as one in (q, m, V, theta, parameter)."""
@@ -715,7 +726,7 @@ class _Run:
         base = map_.last
         if fold.kind != "fold" or base is None:
             return
-        error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+        error = base.error()
         self.other_maps += base.rule.comparisons
         slope = map_.accurate(fold.x, fold.p, map_.residual(fold.x, fold.p))
         left_null = np.linalg.svd(slope[:, :-1])[0][:, -1]
@@ -751,9 +762,7 @@ class _Run:
         error = off * self.map.rate(value)
         ends = (value - INTERVAL * error, value + INTERVAL * error)
         self.special.append(
-            SpecialPoint(
-                kind, self.parameter, value, error, ends, direction, point, after, tangent
-            )
+            SpecialPoint(kind, self.parameter, value, error, ends, direction, point, after, tangent)
         )
 
     def splits(self, name: str, left: CurvePoint, right: CurvePoint) -> None:
@@ -787,78 +796,137 @@ class _Run:
         own = self.map
         broken = tuple(n for n in DIRECTIONS if n in own.broken or n == name)
         wide = BranchMap(own.place, self.parameter, broken, own.quadrature_tol)
+        wide.most_slices = LOCATION_SLICES
         i = wide.inside.index(DIRECTIONS[name])
 
-        def equations(z: Vector) -> Vector:
-            return wide.residual(np.insert(z[:-1], i, 0.0), float(z[-1]))
+        def full(z: Vector) -> tuple[Vector, float]:
+            return np.insert(z[:-1], i, 0.0), float(z[-1])
 
-        solved = None
+        solved, guess = None, z
         for _ in range(3):
-            wide.prepare(np.insert(z[:-1], i, 0.0), float(z[-1]))
-            if wide.rule is None:
-                break
-            solved = _newton(equations, z)
+            wide.prepare(*full(z))
+            slope = np.delete(wide.jacobian(*full(z), z), i, axis=1)
+            solved = _newton(lambda z: wide.residual(*full(z)), z, slope)
             if solved is None:
                 break
             close = np.max(np.abs(solved[0] - z)) < 0.02
             z = solved[0]
             if close:
                 break
-        self.other_maps += wide.maps
-        ends = sorted((left.p, right.p))
-        reach = 0.2 * abs(left.p - right.p) + 1e-3
-        if solved is None or not ends[0] - reach <= z[-1] <= ends[1] + reach:
-            self.unlocated.append((kind, name, len(self.points) - 1))
-            return
-        slope = solved[1]
-        p = float(z[-1])
+        after = len(self.points) - (2 if kind == "pitchfork" else 1)
+        tangent = self.tangents[after]
         base = wide.last
-        assert base is not None
-        error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+        far = 0.5 * float(np.linalg.norm(right.z - left.z)) + 1e-3
+        if solved is None or base is None or np.max(np.abs(solved[0] - guess)) > far:
+            # between the two points, that is all
+            self.other_maps += wide.maps + wide.coarse_maps
+            off = 0.5 * abs(right.p - left.p)
+            self.record(kind, 0.5 * (left.p + right.p), off, name, None, after, tangent)
+            return
+        error = base.error()
         self.other_maps += base.rule.comparisons
-        change = np.linalg.solve(slope, wide.shift(error, base))
+        change = np.linalg.solve(solved[1], wide.shift(error, base))
         # the equations hold at the shift: to second order, where the branch that leaves is there
         off = abs(float(change[-1])) + solved[2] + SHIFT**2
-        place = place_at(own.place, self.parameter, own.value(p))
-        x = base.x.copy()
-        x[DIRECTIONS[name]] = 0.0
-        solver = self.solver(place)
-        point = solver.polish(x)
-        tangent = self.natural(
-            right.tangent if kind == "pitchfork" else left.tangent,
-            base.x,
-            np.insert(z[:-1], i, 0.0) if kind == "merge" else z[:-1],
-            place,
+
+        # the fixed point itself, in the subspace
+        u, p = z[:-1], float(z[-1])
+        inner = BranchMap(
+            own.place, self.parameter, tuple(n for n in broken if n != name), own.quadrature_tol
         )
-        after = len(self.points) - (2 if kind == "pitchfork" else 1)
+        inner.jacobian(u, p, u)
+        place = place_at(own.place, self.parameter, own.value(p))
+        inside = wide.evaluate(inner.overlaps(u, place.model.rho), place, base.rule)
+        assert inside is not None
+        assert inner.spectrum is not None
+        self.other_maps += wide.maps + wide.coarse_maps + inner.coarse_maps + 1
+        x = inside.x
+        residual = np.where(x != 0, inside.image - x, 0.0)
+        solver = self.solver(place)
+        known = solver.worst(x, inside.averages, error, residual, inner.spectrum) <= 1
+        point = solver.assemble(
+            x,
+            base.rule,
+            inside.averages,
+            residual,
+            error,
+            inner.spectrum,
+            Status.CONVERGED if known else Status.QUADRATURE_LIMIT,
+        )
         self.record(kind, p, off, name, point, after, tangent)
 
-    def vanishes(self, here: CurvePoint) -> None:
-        """q goes to 0: in proportion to the distance in the parameter, if by a bifurcation."""
-        rate = here.tangent[-1] / here.tangent[0]  # dp by d log q
-        p = here.p - rate
-        name = "theta" if "theta" in self.map.broken else "m" if "m" in self.map.broken else ""
-        self.ended = Stop.VANISHED
-        self.record(
-            "vanishing", p, abs(rate), name, None, len(self.points) - 1, self.tangents[-1]
-        )
+    def vanishes(self, here: CurvePoint, last: bool) -> None:
+        """The branch ends at Q = 0, where the growth rate of m or theta there is 1.
+
+        Near such a bifurcation q is in proportion to the distance in the parameter, which tells
+        where to look; the growth rates of Q = 0 are closed integrals (docs/theory.md, section 5).
+        Where Q = 0 is no solution, what is left is to extrapolate.
+        """
+        map_ = self.map
+        step = -float(here.tangent[-1] / here.tangent[0])  # -dp/d log q: to where q = 0
+        names = [name for name in map_.broken if here.x[map_.inside.index(DIRECTIONS[name])] > 0]
+        if len(names) == 1 and step != 0:
+            found = self.onset(names[0], here.p, step)
+            if found is not None:
+                self.ended = Stop.VANISHED
+                self.record(
+                    "vanishing",
+                    found[0],
+                    found[1],
+                    names[0],
+                    self.at_zero(found[0]),
+                    len(self.points) - 1,
+                    self.tangents[-1],
+                )
+                return
+        if last:
+            self.ended = Stop.VANISHED
+            self.record(
+                "vanishing",
+                here.p + step,
+                abs(step),
+                "",
+                None,
+                len(self.points) - 1,
+                self.tangents[-1],
+            )
+
+    def onset(self, name: str, p: float, step: float) -> tuple[float, float] | None:
+        """Where the growth rate of Q = 0 in a direction crosses 1, near ``p + step``."""
+
+        def excess(p: float) -> tuple[float, float]:
+            place = self.map.at(p)
+            if place is None:
+                return math.nan, 0.0
+            origin = solve_origin(place.model, place.alpha, place.lam)
+            return (origin.growth[name] - 1, 1e-9) if origin.exists else (math.nan, 0.0)
+
+        lo, hi = sorted((p + 0.5 * step, p + 1.5 * step))
+        root = bracket_root(excess, lo, hi, 1e-8)
+        if root.status is not RootStatus.CONVERGED:
+            return None
+        return root.x, root.error
+
+    def at_zero(self, p: float) -> FixedPoint | None:
+        """Q = 0 itself."""
+        place = self.map.at(p)
+        assert place is not None
+        point = solve(place.model, place.alpha, place.lam, "zero", self.tol, on_failure="return")
+        return point if point.converged else None
 
 
-def _newton(F: Callable[[Vector], Vector], z: Vector) -> tuple[Vector, Vector, float] | None:
+def _newton(
+    F: Callable[[Vector], Vector], z: Vector, slope: Vector
+) -> tuple[Vector, Vector, float] | None:
     """A root of n equations for n unknowns, with one Jacobian that is updated by its success.
 
     Returns the root, the Jacobian there, and the length of the last step.
     """
     value = F(z)
-    slope = None
     last = math.inf
     for _ in range(LOCATE):
-        if not np.all(np.isfinite(value)):
+        if not (np.all(np.isfinite(value)) and np.all(np.isfinite(slope))):
             return None
-        if slope is None:
-            slope = difference_jacobian(F, z, 0.0, floor=1e-5, method="forward", value=value)
-            if not np.all(np.isfinite(slope)):
-                return None
         try:
             change = np.linalg.solve(slope, -value)
         except np.linalg.LinAlgError:
@@ -867,10 +935,10 @@ def _newton(F: Callable[[Vector], Vector], z: Vector) -> tuple[Vector, Vector, f
         if size > 1 or size > 10 * last:
             return None
         z = z + change
+        if size < LOCATED:
+            return z, slope, size
         value = F(z)
         slope = slope + np.outer(value, change) / (change @ change)
-        if size < LOCATED or (size < 1e-7 and size > 0.3 * last):
-            return z, slope, size
         last = size
     return None
 

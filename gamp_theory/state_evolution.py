@@ -202,7 +202,7 @@ class Solver:
         self.channel = PairChannel(model)
         self.began = time.perf_counter()
         self.last: Vector | None = None
-        self.cost, self.largest_cost = 0, LARGEST_COST
+        self.cost = 0
         self.maps = 0
         self.other_maps = 0
         rho = model.rho
@@ -217,9 +217,11 @@ class Solver:
         return self.prior(averages), averages
 
     def prior(self, averages: ChannelAverages) -> Vector:
+        """The map's second half: overlaps that the averages lead to, by the ridge."""
         return prior_map(self.model.rho, averages.conjugates(self.alpha).as_array(), self.lam)
 
     def admissible(self, x: Vector) -> bool:
+        """Whether averages may be taken at a state."""
         q, _, V, theta = x
         largest = 4 * self.model.rho / max(self.lam, 1e-6)
         return bool(0 < q < 1e4 * self.model.rho and 0 < V < largest) and bool(
@@ -229,6 +231,7 @@ class Solver:
     # -- stages -------------------------------------------------------------------------------
 
     def run(self) -> FixedPoint:
+        """Search, polish, and say how it went."""
         if self.start == "zero":
             return self.zero()
         x = self.first_state()
@@ -249,6 +252,7 @@ class Solver:
         return self.polish(np.abs(self.snap(x)))
 
     def first_state(self) -> Vector:
+        """Where the search begins."""
         if isinstance(self.start, Overlaps):
             x = self.start.as_array()
             # averages are taken in the limit on the edge; the iteration starts just inside
@@ -332,7 +336,7 @@ class Solver:
         """Count a map of the search or the polish, and stop a solve that costs too much."""
         self.maps += 1
         self.cost += rule.cost
-        if self.cost > self.largest_cost:
+        if self.cost > LARGEST_COST:
             raise _TooExpensive
 
     def moved(self, x: Vector, rule: PairRule) -> float:
@@ -517,6 +521,7 @@ class Solver:
         jacobian: MapJacobian,
         status: Status,
     ) -> FixedPoint:
+        """A fixed point with its error bars out of a settled state."""
         overlaps = Overlaps.from_array(x)
         errors = self.overlap_errors(x, averages, error, residual, jacobian)
         loss_error = float(self.loss_error(x, averages, error))

@@ -236,7 +236,7 @@ class TransitionEquations:
         for map_ in self.maps:
             base = map_.last
             assert base is not None
-            error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+            error = base.error()
             shifts.append(map_.shift(error, base))
             averages = ChannelAverages.from_array(base.averages.as_array() + error.as_array())
             before.append(base)
@@ -336,7 +336,7 @@ class Pitchfork(TransitionEquations):
         rate = float(map_.residual(u, p)[self.index])
         base = map_.last
         assert base is not None
-        error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+        error = base.error()
         return rate, abs(float(map_.shift(error, base)[self.index]))
 
 
@@ -410,7 +410,7 @@ class Fold(TransitionEquations):
         base = map_.last
         assert base is not None
         assert np.all(np.isfinite(value))
-        error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+        error = base.error()
         shift = map_.shift(error, base)
         left_null = np.linalg.svd(slope[:-1, :-1])[0][:, -1]
         return abs(float(left_null @ shift) / float(left_null @ slope[:-1, -1]))

@@ -292,7 +292,6 @@ class _Search:
                         self.parameter,
                         to,
                         back_to=self.hi if to == self.lo else self.lo,
-                        refinement=0,
                         on_point=self.seen,
                     )
                     for to in (self.lo, self.hi)

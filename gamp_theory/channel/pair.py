@@ -162,6 +162,13 @@ class PairChannel:
         checked : bool
             Whether the plane rule must pass its own tests; a search may do without.
         """
+        plane = self.plane(overlaps, tol, even=even, checked=checked)
+        return plane or self.slices(overlaps, slices_tol or tol, even=even)
+
+    def plane(
+        self, overlaps: Overlaps, tol: float, *, even: bool = True, checked: bool = True
+    ) -> PairRule | None:
+        """The plane rule of :meth:`rule`; None where it is not sound."""
         level = max(1, int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol)))
         # where holes are hard to follow, a finer plane is still far cheaper than slices
         for attempt in sorted({level, *(max(level, n) for n in FURTHER_LEVELS)}):
@@ -172,7 +179,7 @@ class PairChannel:
                     break
                 if not checked or self._sound(overlaps, nodes, tol):
                     return PairRule(self.model, overlaps, tol, nodes, even)
-        return self.slices(overlaps, slices_tol or tol, even=even)
+        return None
 
     def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
         """The slice rule, whatever the plane rule could do."""

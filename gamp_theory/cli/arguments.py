@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -101,29 +101,22 @@ def add_alpha(command: Parser) -> None:
     )
 
 
-def add_model(command: Parser, omega: Callable[[str], float | Range] | None = None) -> None:
-    """``--omega --sigma --lam --target``; `omega` reads the first where it may be a range."""
+def add_model(command: Parser, *, ranges: bool = False) -> None:
+    """``--omega --sigma --lam --target``; the first three as ranges, too, if there are `ranges`."""
     group = command.add_argument_group("model")
-    group.add_argument(
-        "--omega",
-        type=omega or number,
-        default=0.3,
-        help="weight of the positional part of the target, in [0, 1]"
-        + ("; LO:HI[:N] with --along omega" if omega else "")
-        + " (default: %(default)s)",
-    )
-    group.add_argument(
-        "--sigma",
-        type=number,
-        default=0.5,
-        help="standard deviation of the token entries, positive (default: %(default)s)",
-    )
-    group.add_argument(
-        "--lam",
-        type=number,
-        default=0.01,
-        help="ridge, on a risk that is a sum over samples; not negative (default: %(default)s)",
-    )
+    for name, default, meaning in (
+        ("omega", 0.3, "weight of the positional part of the target, in [0, 1]"),
+        ("sigma", 0.5, "standard deviation of the token entries, positive"),
+        ("lam", 0.01, "ridge, on a risk that is a sum over samples; not negative"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=number_or_range if ranges else number,
+            default=default,
+            help=meaning
+            + (f"; LO:HI[:N] with --along {name}" if ranges else "")
+            + " (default: %(default)s)",
+        )
     group.add_argument(
         "--target",
         type=target,
@@ -249,8 +242,10 @@ def starts(names: Sequence[str]) -> list[str]:
     return list(STARTS if "all" in names else dict.fromkeys(names))
 
 
-def build_model(options: argparse.Namespace, omega: float | None = None) -> AttentionModel:
-    """The model of ``--omega --sigma --target``, or of the `omega` given."""
+def build_model(
+    options: argparse.Namespace, omega: float | None = None, sigma: float | None = None
+) -> AttentionModel:
+    """The model of ``--omega --sigma --target``, or of the `omega` or `sigma` given."""
     from gamp_theory.model import AttentionModel
 
     try:
@@ -258,7 +253,9 @@ def build_model(options: argparse.Namespace, omega: float | None = None) -> Atte
     except ValueError as error:
         raise BadInput(f"--target: {error}") from None
     return AttentionModel.mixture(
-        omega=options.omega if omega is None else omega, sigma=options.sigma, A=options.target
+        omega=options.omega if omega is None else omega,
+        sigma=options.sigma if sigma is None else sigma,
+        A=options.target,
     )
 
 

@@ -1,4 +1,4 @@
-"""``curve``: fixed points along alpha or omega, by continuation."""
+"""``curve``: fixed points along alpha, omega, lam or sigma, by continuation."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["EMPTY", "add_parser", "run"]
 
 EMPTY: Mapping[str, Any] = {"points": []}
+PARAMETERS = ("alpha", "omega", "lam", "sigma")
 
 
 def add_parser(commands: Commands) -> None:
@@ -39,13 +40,13 @@ def add_parser(commands: Commands) -> None:
     command = add_command(
         commands,
         "curve",
-        "Fixed points along a range of alpha or omega. A branch is followed from the first value "
-        "of the range to the last, so 2:0.1 goes down. After Ctrl-C the points that are finished "
-        "are printed.",
+        "Fixed points along a range of alpha, omega, lam or sigma. A branch is followed from the "
+        "first value of the range to the last, so 2:0.1 goes down; where it ends before, its start "
+        "is asked again. After Ctrl-C the points that are finished are printed.",
     )
     command.add_argument(
         "--along",
-        choices=("alpha", "omega"),
+        choices=PARAMETERS,
         default="alpha",
         help="the parameter that varies (default: %(default)s)",
     )
@@ -55,9 +56,9 @@ def add_parser(commands: Commands) -> None:
         required=True,
         metavar="LO:HI[:N]",
         help=f"sample ratio n/d, positive: N values from LO to HI (N is {DEFAULT_POINTS} if left "
-        "out); one number with --along omega",
+        "out); one number along another parameter",
     )
-    add_model(command, omega=number_or_range)
+    add_model(command, ranges=True)
     add_branch(command)
     add_tol(command)
 
@@ -67,26 +68,29 @@ def run(options: argparse.Namespace) -> Answer:
     from gamp_theory.state_evolution import check_arguments
 
     along = options.along
-    fixed = "omega" if along == "alpha" else "alpha"
-    span, constant = getattr(options, along), getattr(options, fixed)
+    span = getattr(options, along)
     if not isinstance(span, Range):
         raise BadInput(f"{along} must be a range LO:HI[:N] along {along}, got {shown(span)}")
-    if isinstance(constant, Range):
-        raise BadInput(f"{fixed} must be one number along {along}, got {shown(constant)}")
+    constant = {name: getattr(options, name) for name in PARAMETERS if name != along}
+    for name, value in constant.items():
+        if isinstance(value, Range):
+            raise BadInput(f"{name} must be one number along {along}, got {shown(value)}")
     values = span.values()
     names = starts(options.branch)
     for value in (values[-1], values[0]):  # refused before the first is solved
-        model = build_model(options, omega=value if along == "omega" else constant)
-        alpha = value if along == "alpha" else constant
-        check_arguments(model, alpha, options.lam, names[0], options.tol)
+        here = {**constant, along: value}
+        model = build_model(options, omega=here["omega"], sigma=here["sigma"])
+        check_arguments(model, here["alpha"], here["lam"], names[0], options.tol)
+        if along == "lam" and value == 0:
+            raise BadInput("lam must be > 0 along lam, got 0.0")
     with progress(len(names) * len(values), "points") as advance:
         points, complete = follow_branches(
             model,
             values,
-            options.lam,
+            values[0] if along == "lam" else constant["lam"],
             names,
             along=along,
-            alpha=constant if along == "omega" else None,
+            alpha=constant.get("alpha"),
             tol=options.tol,
             advance=advance,
         )

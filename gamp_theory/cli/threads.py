@@ -37,17 +37,17 @@ def follow_branches(
     Parameters
     ----------
     model : AttentionModel
-        Its omega is replaced if `along` is ``"omega"``.
+        Its omega or sigma is replaced if `along` says so.
     values : sequence of float
         The parameter, in the order in which the branches are followed.
     lam : float
-        Ridge.
+        Ridge; replaced if `along` is ``"lam"``.
     starts : sequence of str
         Names of starts.
-    along : {"alpha", "omega"}
+    along : {"alpha", "omega", "lam", "sigma"}
         Which parameter `values` are of.
     alpha : float, optional
-        Sample ratio, if `along` is ``"omega"``.
+        Sample ratio, unless `along` is ``"alpha"``.
     tol : float or mapping of str to float
         Accuracy promised for each point, of all starts or by start.
     until_left : bool
