@@ -35,7 +35,9 @@ __all__ = [
 Vector: TypeAlias = NDArray[np.float64]
 
 #: Accuracy of the slices, where the plane rule does not serve: seconds a root.
-SLICES_TOL = 1e-5
+SLICES_TOL = 1e-6
+FINEST = 1e-8
+MOST_SLICES = 1_000_000
 #: Rules are made anew at the root until it stays.
 ROUNDS = 4
 STAYS = 0.02
@@ -151,7 +153,7 @@ class TransitionEquations:
             return
         self.move(second)
         for map_, u in self.parts(z):
-            map_.quadrature_tol = self.quadrature_tol
+            map_.quadrature_tol = map_.finer_tol = self.quadrature_tol
             map_.prepare(self.coordinates(map_, u), float(z[-1]))
 
     def residual(self, z: Vector, second: float = math.nan) -> Vector:
@@ -226,6 +228,18 @@ class TransitionEquations:
                     slope = self.jacobian(z, second, self.residual(z, second))[:, : len(z)]
                 return z, self.error(z, second, slope) + solved.last_step
         raise NoRoot("rules that are made at the root move it")
+
+    def refine(self, factor: float) -> None:
+        """Ask more of the averages from now on."""
+        self.quadrature_tol = max(self.quadrature_tol * factor, FINEST)
+        for map_ in self.maps:
+            map_.slices_tol = max(map_.slices_tol * factor, FINEST)
+            map_.most_slices = MOST_SLICES
+
+    def coarsen(self, tol: float) -> None:
+        """Ask less of slices: they cost most, and lines need not be better than `tol`."""
+        for map_ in self.maps:
+            map_.slices_tol = max(map_.slices_tol, tol)
 
     def error(self, z: Vector, second: float, slope: Vector) -> float:
         """What the quadrature errors do to the parameter's coordinate at a root."""

@@ -70,6 +70,9 @@ BRACKET = 2.0
 LEAST_BRACKET = 2e-7
 WIDENINGS = 4
 WIDER = 3.0
+#: The averages of losses are refined until the error is this many times the tolerance.
+ENOUGH = 2.0
+ROUNDS = 3
 #: Two roots closer than this, in the parameter's coordinate, are one.
 SAME = 1e-5
 
@@ -117,7 +120,7 @@ class Transition:
     place : Place
         Model, alpha and lam; that of them which was sought is at `value`.
     sides : tuple of FixedPoint
-        The fixed points it is about, at `value`.
+        The fixed points it is about, at the lower end of the bracket.
     others : tuple of Transition
         Further ones in the range, at higher values.
     """
@@ -283,7 +286,7 @@ class _Search:
         found: list[Branch] = []
         for fraction in PLACES:
             value = self.axis.value(ends[0] + fraction * (ends[1] - ends[0]))
-            value = min(max(value, self.lo), self.hi)
+            value = {0.0: self.lo, 1.0: self.hi}.get(fraction, value)
             point = self.solved(name, value, SCAN_TOL)
             if point is not None:
                 found = [
@@ -334,7 +337,13 @@ class _Search:
 
     def crossings(self) -> Iterator[Transition]:
         """Equal training losses of the semantic and the positional branch."""
-        for one in self.stretches("semantic"):
+        semantic = self.stretches("semantic")
+        if not semantic:
+            return
+        # the other is of interest where this one exists
+        ends = [self.axis.value(float(s.p[k])) for s in semantic for k in (0, -1)]
+        self.lo, self.hi = max(self.lo, min(ends)), min(self.hi, max(ends))
+        for one in semantic:
             for two in self.stretches("positional"):
                 for p in self.equal(one, two):
                     equations = EqualTrainLosses(
@@ -433,12 +442,18 @@ class _Search:
     ) -> Transition:
         """The root near a guess, and the bracket around it."""
         value = self.axis.value(p)
+        z = equations.unknowns(states, value)
         try:
-            z, error = equations.solve(equations.unknowns(states, value))
+            for _ in range(ROUNDS):
+                z, error = equations.solve(z)
+                value = equations.value(z)
+                error *= self.axis.rate(value)
+                ratio = error / (self.tol * max(value, 0.1))
+                if ratio <= ENOUGH or isinstance(equations, (Pitchfork, Fold)):
+                    break
+                equations.refine(max(0.03, 0.5 * ENOUGH / ratio))
         except NoRoot:
             return self.answer(math.nan, math.nan, TransitionStatus.SOLVE_FAILED)
-        value = equations.value(z)
-        error *= self.axis.rate(value)
         states = equations.overlaps(z)
         if isinstance(equations, Fold):
             half = max(BRACKET * error, LEAST_BRACKET * value)
@@ -449,52 +464,36 @@ class _Search:
         # a growth rate that is known to 1e-4 needs no better fixed points
         tol = max(self.tol, min(error / value, SCAN_TOL)) if isinstance(equations, Pitchfork) else self.tol
         ends: list[Sample | None] = [None, None]
+        sides: tuple[FixedPoint, ...] = ()
         for _ in range(WIDENINGS):
             bracket = (value - half, value + half)
             for k, end in enumerate(bracket):
                 sample = ends[k]
                 if sample is None or sample.sign == 0:
-                    ends[k] = self.sample(equations, states, end, tol)
+                    points = self.at(states, end, tol)
+                    if points is None:
+                        return self.answer(value, error, TransitionStatus.SOLVE_FAILED, bracket)
+                    ends[k] = _sample(equations, points, end)
+                    sides = points if k == 0 else sides
             below, above = ends
-            if below is None or above is None:
-                return self.answer(value, error, TransitionStatus.SOLVE_FAILED, bracket)
+            assert below is not None
+            assert above is not None
             if below.sign * above.sign == -1:
                 bracket = (below.x, above.x)
-                sides = [self.solved(state, value, tol) for state in states]
-                return self.answer(
-                    value,
-                    error,
-                    TransitionStatus.CONVERGED,
-                    bracket,
-                    tuple(side for side in sides if side is not None),
-                )
+                return self.answer(value, error, TransitionStatus.CONVERGED, bracket, sides)
             half *= WIDER
         return self.answer(value, error, TransitionStatus.NOT_BRACKETED, bracket)
 
-    def sample(
-        self,
-        equations: TransitionEquations,
-        states: Sequence[Overlaps],
-        value: float,
-        tol: float,
-    ) -> Sample | None:
-        """What changes sign at the transition, from fixed points of accuracy `tol`."""
+    def at(
+        self, states: Sequence[Overlaps], value: float, tol: float
+    ) -> tuple[FixedPoint, ...] | None:
+        """The fixed points near `states` at a value of the parameter, with accuracy `tol`."""
         try:
             points = [self.solved(state, value, tol) for state in states]
         except ValueError:
             return None  # outside the domain of the parameter
-        if any(point is None for point in points):
-            return None
-        known = [point for point in points if point is not None]
-        if isinstance(equations, EqualTrainLosses):
-            one, two = known
-            bar = one.errors.train_loss_variational + two.errors.train_loss_variational
-            return Sample(value, one.train_loss_variational - two.train_loss_variational, bar)
-        (point,) = known
-        if isinstance(equations, EqualTestError):
-            return Sample(value, point.test_error - point.linear_error, point.errors.test_error)
-        assert isinstance(equations, Pitchfork)
-        return Sample(value, *equations.growth(point))
+        known = tuple(point for point in points if point is not None)
+        return known if len(known) == len(points) else None
 
     def answer(
         self,
@@ -508,6 +507,21 @@ class _Search:
         if math.isfinite(value):
             place = place_at(place, self.parameter, value)
         return Transition(self.kind, self.parameter, value, error, bracket, status, place, sides)
+
+
+def _sample(
+    equations: TransitionEquations, points: tuple[FixedPoint, ...], value: float
+) -> Sample:
+    """What changes sign at the transition, at fixed points that are known."""
+    if isinstance(equations, EqualTrainLosses):
+        one, two = points
+        bar = one.errors.train_loss_variational + two.errors.train_loss_variational
+        return Sample(value, one.train_loss_variational - two.train_loss_variational, bar)
+    (point,) = points
+    if isinstance(equations, EqualTestError):
+        return Sample(value, point.test_error - point.linear_error, point.errors.test_error)
+    assert isinstance(equations, Pitchfork)
+    return Sample(value, *equations.growth(point))
 
 
 def _roots(f: Callable[[Vector], Vector], p: Vector) -> list[float]:
