@@ -40,7 +40,15 @@ from gamp_theory.transition_equations import (
     TransitionEquations,
 )
 
-__all__ = ["KINDS", "Transition", "TransitionStatus", "find_transition"]
+__all__ = [
+    "KINDS",
+    "OTHER",
+    "OVERLAP",
+    "Transition",
+    "TransitionStatus",
+    "find_transition",
+    "survey_transitions",
+]
 
 Vector: TypeAlias = NDArray[np.float64]
 
@@ -73,6 +81,8 @@ WIDER = 3.0
 #: The averages of losses are refined until the error is this many times the tolerance.
 ENOUGH = 2.0
 ROUNDS = 3
+#: A part of the range without a branch, in the parameter's coordinate, that is worth a look.
+GAP = 0.05
 #: Two roots closer than this, in the parameter's coordinate, are one.
 SAME = 1e-5
 
@@ -222,6 +232,39 @@ def find_transition(
     return dataclasses.replace(found[0], others=tuple(found[1:]))
 
 
+def survey_transitions(
+    place: Place,
+    parameter: str,
+    span: tuple[float, float],
+    kinds: Sequence[str] = KINDS,
+    tol: float = 1e-4,
+    *,
+    progress: Callable[[float], object] | None = None,
+) -> list[Transition]:
+    """All transitions of some kinds along a parameter, from branches that are followed once.
+
+    For lines that begin there: the brackets are error bars, nothing is solved beside them.
+
+    Parameters
+    ----------
+    place : Place
+    parameter : {"alpha", "omega", "lam", "sigma"}
+    span : (low, high)
+    kinds : sequence of str
+    tol : float
+        Accuracy of the fixed points.
+    progress : callable, optional
+        As in :func:`find_transition`.
+    """
+    followed: dict[str, list[Branch]] = {}
+    found: list[Transition] = []
+    for kind in kinds:
+        search = _Search(kind, place, parameter, span, tol, progress, certify=False)
+        search.followed = followed
+        found += [one for one in search.run() if one.status is TransitionStatus.CONVERGED]
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Stretch:
     """A part of a branch without a fold: a function of the parameter."""
@@ -252,9 +295,11 @@ class _Search:
         span: tuple[float, float],
         tol: float,
         progress: Callable[[float], object] | None,
+        certify: bool = True,
     ) -> None:
         self.kind, self.place, self.parameter, self.tol = kind, place, parameter, tol
         self.lo, self.hi = span
+        self.certify = certify
         self.progress = progress
         # the coordinate of the parameter: its logarithm, or itself
         self.axis = BranchMap(place, parameter, (), tol)
@@ -342,7 +387,8 @@ class _Search:
             return
         # the other is of interest where this one exists
         ends = [self.axis.value(float(s.p[k])) for s in semantic for k in (0, -1)]
-        self.lo, self.hi = max(self.lo, min(ends)), min(self.hi, max(ends))
+        if self.certify:  # it is asked for nothing else
+            self.lo, self.hi = max(self.lo, min(ends)), min(self.hi, max(ends))
         for one in semantic:
             for two in self.stretches("positional"):
                 for p in self.equal(one, two):
@@ -366,8 +412,13 @@ class _Search:
 
     def baselines(self) -> Iterator[Transition]:
         """Test error of the lowest branch equal to the linear baseline."""
-        names = ("semantic", "positional", "uninformed")
-        stretches = [stretch for name in names for stretch in self.stretches(name)]
+        stretches = [s for name in ("semantic", "positional") for s in self.stretches(name)]
+        # the uninformed branch is a saddle where there are others
+        known = [(float(s.p[0]), float(s.p[-1])) for s in stretches]
+        for lo, hi in _gaps(known, self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)):
+            self.lo, self.hi = self.axis.value(lo), self.axis.value(hi)
+            self.followed.pop("uninformed", None)
+            stretches += self.stretches("uninformed")
         for stretch in stretches:
             test = stretch.curve(_log_excess)
             for p in _roots(test, _between(stretch.p, stretch.p[0], stretch.p[-1])):
@@ -455,6 +506,11 @@ class _Search:
         except NoRoot:
             return self.answer(math.nan, math.nan, TransitionStatus.SOLVE_FAILED)
         states = equations.overlaps(z)
+        if not self.certify:
+            sides = self.at(states, value, SCAN_TOL)
+            ends = value - BRACKET * error, value + BRACKET * error
+            status = TransitionStatus.SOLVE_FAILED if sides is None else TransitionStatus.CONVERGED
+            return self.answer(value, error, status, ends, sides or ())
         if isinstance(equations, Fold):
             half = max(BRACKET * error, LEAST_BRACKET * value)
             bracket = (value - half, value + half)
@@ -463,24 +519,24 @@ class _Search:
         bracket = (value - half, value + half)
         # a growth rate that is known to 1e-4 needs no better fixed points
         tol = max(self.tol, min(error / value, SCAN_TOL)) if isinstance(equations, Pitchfork) else self.tol
-        ends: list[Sample | None] = [None, None]
-        sides: tuple[FixedPoint, ...] = ()
+        samples: list[Sample | None] = [None, None]
+        near: tuple[FixedPoint, ...] = ()
         for _ in range(WIDENINGS):
             bracket = (value - half, value + half)
             for k, end in enumerate(bracket):
-                sample = ends[k]
+                sample = samples[k]
                 if sample is None or sample.sign == 0:
                     points = self.at(states, end, tol)
                     if points is None:
                         return self.answer(value, error, TransitionStatus.SOLVE_FAILED, bracket)
-                    ends[k] = _sample(equations, points, end)
-                    sides = points if k == 0 else sides
-            below, above = ends
+                    samples[k] = _sample(equations, points, end)
+                    near = points if k == 0 else near
+            below, above = samples
             assert below is not None
             assert above is not None
             if below.sign * above.sign == -1:
                 bracket = (below.x, above.x)
-                return self.answer(value, error, TransitionStatus.CONVERGED, bracket, sides)
+                return self.answer(value, error, TransitionStatus.CONVERGED, bracket, near)
             half *= WIDER
         return self.answer(value, error, TransitionStatus.NOT_BRACKETED, bracket)
 
@@ -507,6 +563,18 @@ class _Search:
         if math.isfinite(value):
             place = place_at(place, self.parameter, value)
         return Transition(self.kind, self.parameter, value, error, bracket, status, place, sides)
+
+
+def _gaps(known: Sequence[tuple[float, float]], lo: float, hi: float) -> list[tuple[float, float]]:
+    """The parts of a range that no interval covers."""
+    found = []
+    for low, high in sorted(known):
+        if low - lo > GAP:
+            found.append((lo, low))
+        lo = max(lo, high)
+    if hi - lo > GAP:
+        found.append((lo, hi))
+    return found
 
 
 def _sample(
