@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gamp_theory.branches import Branch, emerging, follow
     from gamp_theory.model import AttentionModel
     from gamp_theory.overlaps import Conjugates, Overlaps
     from gamp_theory.state_evolution import ConvergenceError, FixedPoint, Status, solve
@@ -18,25 +19,31 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionModel",
+    "Branch",
     "Conjugates",
     "ConvergenceError",
     "FixedPoint",
     "Overlaps",
     "Status",
     "Transition",
+    "emerging",
     "find_transition",
+    "follow",
     "solve",
 ]
 
 _MODULE_OF = {
     "AttentionModel": "model",
+    "Branch": "branches",
     "Conjugates": "overlaps",
     "ConvergenceError": "state_evolution",
     "FixedPoint": "state_evolution",
     "Overlaps": "overlaps",
     "Status": "state_evolution",
     "Transition": "transitions",
+    "emerging": "branches",
     "find_transition": "transitions",
+    "follow": "branches",
     "solve": "state_evolution",
 }
 

@@ -57,7 +57,7 @@ Vector: TypeAlias = NDArray[np.float64]
 STEPS = StepControl(first=0.05, smallest=1e-4, largest=0.3, angle=0.3, points=400)
 #: A branch is on its way to Q = 0 when q, in units of rho, is below the first of these; below the
 #: second it is given up even if no bifurcation of Q = 0 explains it.
-VANISHING = (1e-3, 1e-6)
+VANISHING = (1e-3, 1e-5)
 #: Where a branch that emerges has its first point: m/sqrt(q), or theta/sqrt(rho q).
 EMERGED = 0.1
 #: Newton steps to a bifurcation, and the size of the last one.
@@ -104,7 +104,7 @@ class SpecialPoint:
         ``fold``: the branch turns back in the parameter; ``pitchfork``: a transverse eigenvalue
         crosses 1, another branch leaves; ``merge``: the branch itself is the one that leaves, here
         it ends; ``vanishing``: q goes to 0, where Q = 0 becomes unstable in `direction`, or, if
-        that is empty, by extrapolation.
+        that is empty, where it begins to be a solution.
     parameter : str
     value : float
     error : float
@@ -860,7 +860,8 @@ class _Run:
 
         Near such a bifurcation q is in proportion to the distance in the parameter, which tells
         where to look; the growth rates of Q = 0 are closed integrals (docs/theory.md, section 5).
-        Where Q = 0 is no solution, what is left is to extrapolate.
+        The uninformed branch ends where Q = 0 begins to exist.  If neither is near, what is left is
+        to extrapolate.
         """
         map_ = self.map
         step = -float(here.tangent[-1] / here.tangent[0])  # -dp/d log q: to where q = 0
@@ -881,15 +882,28 @@ class _Run:
                 return
         if last:
             self.ended = Stop.VANISHED
-            self.record(
-                "vanishing",
-                here.p + step,
-                abs(step),
-                "",
-                None,
-                len(self.points) - 1,
-                self.tangents[-1],
-            )
+            p, off = self.existence(here.p, step) or (here.p + step, 10 * abs(step))
+            self.record("vanishing", p, off, "", None, len(self.points) - 1, self.tangents[-1])
+
+    def existence(self, p: float, step: float) -> tuple[float, float] | None:
+        """Where Q = 0 begins to be a solution, beyond `p` in the direction of `step`.
+
+        There q goes to 0 with a power of the distance that can be high (docs/theory.md, section 5),
+        so that an extrapolation of the branch falls short.
+        """
+
+        def exists(p: float) -> bool:
+            place = self.map.at(p)
+            return place is not None and solve_origin(place.model, place.alpha, place.lam).exists
+
+        far = next((p + k * step for k in (1, 2, 4, 8, 16, 32) if exists(p + k * step)), None)
+        if far is None or exists(p):
+            return None
+        without, with_ = p, far
+        while abs(with_ - without) > 1e-9:
+            middle = 0.5 * (without + with_)
+            without, with_ = (without, middle) if exists(middle) else (middle, with_)
+        return with_, 1e-7  # how well Q = 0 itself is known where it begins
 
     def onset(self, name: str, p: float, step: float) -> tuple[float, float] | None:
         """Where the growth rate of Q = 0 in a direction crosses 1, near ``p + step``."""

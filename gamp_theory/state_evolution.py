@@ -70,9 +70,12 @@ SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 #: Largest factor by which V may change in a step of the search; q by its square.
 REACH = 2.0
 #: Slices that a solve may integrate in all: a minute or so.
-LARGEST_COST = 6_000_000
+LARGEST_COST = 10_000_000
 POLISH_STEPS = 12
-ROUNDS = 6
+ROUNDS = 7
+#: Accuracy asked of the plane rule once it has been refused, and refusals until slices follow.
+FINE_PLANE = 3e-7
+PLANE_REFUSALS = 3
 #: A rule is made anew where the state has moved by more than this.
 MOVED = 0.2
 STRETCHED = 0.03  # the same for the rule of a final answer
@@ -180,8 +183,8 @@ class _TooExpensive(Exception):
 class Solver:
     """One solve: search with cheap rules, then polish with frozen ones.
 
-    Its parts serve whoever has a state already: :meth:`polish` makes a fixed point of one that is
-    close, :meth:`worst` judges error bars, :meth:`assemble` puts a result together.
+    Its parts serve whoever has a state already: :meth:`newton` settles one that is close,
+    :meth:`worst` judges its error bars, :meth:`assemble` puts a result together.
     """
 
     def __init__(
@@ -382,17 +385,17 @@ class Solver:
         self.other_maps += jacobian.evaluations
         return jacobian
 
-    def polish(self, x: Vector, jacobian: MapJacobian | None = None) -> FixedPoint:
+    def polish(self, x: Vector) -> FixedPoint:
         """Newton's method on a frozen rule, which is refined until the error bars allow."""
         tol = slices_tol = self.quadrature_tol
         status = Status.QUADRATURE_LIMIT
-        jacobian = jacobian or self.jacobian(x)
+        jacobian = self.jacobian(x)
         point = None
         refused = 0
         for _ in range(ROUNDS):
             at = Overlaps.from_array(x)
             # where the plane rule has been refined in vain, what it leaves out is the matter
-            if refused < 2:
+            if refused < PLANE_REFUSALS:
                 rule = self.channel.rule(at, tol, slices_tol=slices_tol)
             else:
                 rule = self.channel.slices(at, slices_tol)
@@ -417,8 +420,9 @@ class Solver:
                 break
             refused += 1
             finer = min(0.3, max(0.03, 0.5 / ratio))
-            tol = max(tol * finer, FINEST)
-            if rule.kind == "slices":
+            if rule.kind == "plane":  # a fine plane is cheaper than coarse slices
+                tol = max(min(tol * finer, FINE_PLANE), FINEST)
+            else:
                 slices_tol = max(slices_tol * finer, FINEST)
         if point is None:
             return self.failed(x, status)
@@ -527,6 +531,9 @@ class Solver:
         loss_error = float(self.loss_error(x, averages, error))
         inside = x != 0
         model = self.model
+        arguments = (model, averages, overlaps, self.alpha, self.lam)
+        direct = observables.train_loss(*arguments)
+        variational = observables.train_loss_variational(*arguments)
         test = observables.test_error(model, overlaps)
         slope = _gradient(lambda z: observables.test_error(model, Overlaps.from_array(z)), x)
         return FixedPoint(
@@ -534,17 +541,16 @@ class Solver:
             overlaps=overlaps,
             conjugates=averages.conjugates(self.alpha),
             averages=averages,
-            train_loss=observables.train_loss(model, averages, overlaps, self.alpha, self.lam),
-            train_loss_variational=observables.train_loss_variational(
-                model, averages, overlaps, self.alpha, self.lam
-            ),
+            train_loss=direct,
+            train_loss_variational=variational,
             test_error=test,
             errors=FixedPointErrors(
                 q=float(errors[0]),
                 m=float(errors[1]),
                 V=float(errors[2]),
                 theta=float(errors[3]),
-                train_loss=loss_error,
+                # stationary is only the variational form: what is left of the residual parts them
+                train_loss=loss_error + abs(direct - variational),
                 train_loss_variational=loss_error,
                 test_error=float(abs(slope) @ errors),
             ),

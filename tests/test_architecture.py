@@ -21,7 +21,17 @@ LAYERS = [
     {"mechanisms", "spectrum", "overlaps", "model", "starts"},
     {"channel", "prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
-    {"transitions", "branches", "branch_map", "check", "identities", "records", "trajectory"},
+    {
+        "transitions",
+        "branch_map",
+        "branches",
+        "check",
+        "identities",
+        "landscape",
+        "records",
+        "solutions",
+        "trajectory",
+    },
     {"phase_diagram", "sweep", "datasets"},
     {"cli", "plotting", "__main__"},
 ]

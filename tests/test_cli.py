@@ -167,6 +167,23 @@ def test_curve_follows_omega(capsys):
     assert [(p["omega"], p["alpha"]) for p in document["points"]] == [(0.3, 1.5), (0.32, 1.5)]
 
 
+@pytest.mark.parametrize(
+    ("along", "span", "values"),
+    [("lam", "0.1:0.11:2", [0.1, 0.11]), ("sigma", "0.5:0.49:2", [0.5, 0.49])],
+)
+def test_curve_follows_lam_and_sigma(capsys, along, span, values):
+    lam = () if along == "lam" else ("--lam", 0.1)
+    code, document = run_json(
+        capsys,
+        *("curve", "--along", along, f"--{along}", span, *lam),
+        *("--alpha", 1.5, "--branch", "positional", "--tol", 1e-4),
+    )
+    assert code == 0
+    assert [point[along] for point in document["points"]] == values
+    assert {point["alpha"] for point in document["points"]} == {1.5}
+    assert document["points"][0]["overlaps"]["m"] == pytest.approx(0.136490, rel=1e-4)
+
+
 def test_an_interrupted_curve_gives_what_is_finished(capsys, monkeypatch, tmp_path):
     def interrupted(model, values, lam, start, *, progress, **options):
         progress(state_evolution.solve(model, values[0], lam, "zero", on_failure="return"))

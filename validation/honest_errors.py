@@ -59,11 +59,13 @@ LEAST_SOLVED, LEAST_HONEST, LARGEST_MEDIAN = 0.85, 0.95, 30.0
 #: where slices did, if it is sound; else slices of this tolerance.
 SLICES_FOR_PLANE = 3e-8
 PLANE_LEVEL = 6
-SLICES_FOR_SLICES = 1e-8
+SLICES_FOR_SLICES = 4e-8
 #: Size of the independent Sobol check.
 SOBOL = {"samples": 2**12, "scrambles": 16}
 #: What the fine plane rule may leave undone and still be a reference for slices.
 PLANE_SOUND = 1e-8
+#: Largest error, relative, that it may estimate of itself.
+PLANE_CERTAIN = 1e-7
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,16 @@ def reference(
 
 def _sound_plane(model: AttentionModel, overlaps: Overlaps) -> PairRule | None:
     """A fine plane rule, if nothing that it sees of itself speaks against it."""
+    rule = _fine_plane(model, overlaps)
+    if rule is None:
+        return None
+    averages = rule.averages(overlaps)
+    left_open = abs(rule.error(overlaps, averages).as_array())
+    fine = np.all(left_open <= PLANE_CERTAIN * np.abs(averages.as_array()))
+    return rule if fine else None
+
+
+def _fine_plane(model: AttentionModel, overlaps: Overlaps) -> PairRule | None:
     try:
         nodes = plane_rule(model, overlaps, PLANE_LEVEL)
         _, seen = plane_averages(model, overlaps, nodes)

@@ -82,7 +82,8 @@ LINES = (
     Line("omega = 0.1", "alpha", 0.05, 3.0, _all_at(1.5), omega=0.1),
     Line("along lambda", "lam", 0.001, 0.3, (*_all_at(0.01), ("positional", 0.1))),
     Line("lambda = 0.1", "alpha", 0.5, 8.0, (*_all_at(1.5), ("semantic", 6.0)), lam=0.1),
-    Line("along sigma", "sigma", 0.25, 0.6, _all_at(0.5)),
+    # below, where it ends, q is too small for the rules to be accurate
+    Line("along sigma", "sigma", 0.345, 0.6, (("semantic", 0.5), ("positional", 0.5))),
     Line("along omega", "omega", 0.0, 1.0, _all_at(0.3)),
 )
 

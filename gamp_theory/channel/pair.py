@@ -30,15 +30,16 @@ __all__ = ["PairChannel", "PairRule"]
 PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
 FINEST_SLICES = 1e-8
 #: Slices of a rule beyond which it is not refined further: a few seconds an evaluation.
-MOST_SLICES = 400_000
+MOST_SLICES = 1_000_000
 #: Two neighbouring rules can err alike: what their difference is multiplied by.
 SAFETY = 2.0
 #: And by chance they can be equal; two levels of the plane rule differ by more than this.
 TWO_LEVELS = 8.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
-#: With half of the angles the error is larger by this at least: the order of a kink is two.
-HALF_ANGLES = 3.0
+#: By how much half of the angles are worse, less one: a kink that has been integrated twice, over
+#: b and the radius, leaves the trapezoid rule third order.
+HALF_ANGLES = 7.0
 #: What a truncated hole can cost, relative to the density that was cut off.
 TRUNCATION = 5.0
 #: What a hole whose chords miss its edge can cost, relative to its spurious mass.
@@ -47,9 +48,8 @@ HOLE = 30.0
 MASS = 0.1
 #: What the tests of the plane rule can not tell from rounding.
 LEAST_LOSS = 1e-7
-#: Levels of the plane rule that are tried where a coarser one fails its tests: where a hole is cut
-#: short depends on the nodes, so that one may do where another does not.
-FURTHER_LEVELS = (4, 5)
+#: Levels of the plane rule that are tried where a coarser one fails its tests.
+LATER_LEVELS = (4, 5)
 
 
 @dataclass(frozen=True)
@@ -171,14 +171,15 @@ class PairChannel:
         """The plane rule of :meth:`rule`; None where it is not sound."""
         level = max(1, int(np.searchsorted(-np.array(PLANE_TOLERANCES), -tol)))
         # where holes are hard to follow, a finer plane is still far cheaper than slices
-        for attempt in sorted({level, *(max(level, n) for n in FURTHER_LEVELS)}):
-            if attempt < len(PLANE_TOLERANCES):
-                try:
-                    nodes = plane_rule(self.model, overlaps, attempt, flip=None if even else False)
-                except PlaneUnusable:
-                    break
-                if not checked or self._sound(overlaps, nodes, tol):
-                    return PairRule(self.model, overlaps, tol, nodes, even)
+        for attempt in (level, *(later for later in LATER_LEVELS if later > level)):
+            if attempt == len(PLANE_TOLERANCES):
+                break
+            try:
+                nodes = plane_rule(self.model, overlaps, attempt, flip=None if even else False)
+            except PlaneUnusable:
+                break
+            if not checked or self._sound(overlaps, nodes, tol):
+                return PairRule(self.model, overlaps, tol, nodes, even)
         return None
 
     def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
