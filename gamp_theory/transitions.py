@@ -324,7 +324,10 @@ class _Search:
     # -- branches -----------------------------------------------------------------------------------
 
     def branches(self, name: str) -> list[Branch]:
-        """The branch of a name, followed from where it is found to both ends of the range."""
+        """The branches of a name, followed from where they are found to both ends of the range.
+
+        One is looked for until there is a piece with stable points, or nowhere else to look.
+        """
         if name in self.followed:
             return self.followed[name]
         ends = self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)
@@ -333,18 +336,22 @@ class _Search:
             value = self.axis.value(ends[0] + fraction * (ends[1] - ends[0]))
             value = {0.0: self.lo, 1.0: self.hi}.get(fraction, value)
             point = self.solved(name, value, SCAN_TOL)
-            if point is not None:
-                found = [
-                    follow(
-                        point,
-                        self.parameter,
-                        to,
-                        back_to=self.hi if to == self.lo else self.lo,
-                        on_point=self.seen,
-                    )
-                    for to in (self.lo, self.hi)
-                    if to != value
-                ]
+            if point is None:
+                continue
+            pieces = [
+                follow(
+                    point,
+                    self.parameter,
+                    to,
+                    back_to=self.hi if to == self.lo else self.lo,
+                    on_point=self.seen,
+                )
+                for to in (self.lo, self.hi)
+                if to != value
+            ]
+            found += pieces
+            known = [point.stability for piece in pieces for point in piece.points]
+            if name == "uninformed" or any(s is not None and s.stable for s in known):
                 break
         self.followed[name] = found
         return found
@@ -415,9 +422,11 @@ class _Search:
         stretches = [s for name in ("semantic", "positional") for s in self.stretches(name)]
         # the uninformed branch is a saddle where there are others
         known = [(float(s.p[0]), float(s.p[-1])) for s in stretches]
-        for lo, hi in _gaps(known, self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)):
-            self.lo, self.hi = self.axis.value(lo), self.axis.value(hi)
-            self.followed.pop("uninformed", None)
+        ends = self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)
+        for lo, hi in _gaps(known, *ends):
+            if self.certify:  # it is asked for nothing else
+                self.lo, self.hi = self.axis.value(lo), self.axis.value(hi)
+                self.followed.pop("uninformed", None)
             stretches += self.stretches("uninformed")
         for stretch in stretches:
             test = stretch.curve(_log_excess)
@@ -494,6 +503,8 @@ class _Search:
         """The root near a guess, and the bracket around it."""
         value = self.axis.value(p)
         z = equations.unknowns(states, value)
+        if not self.certify:
+            equations.coarsen(self.tol)
         try:
             for _ in range(ROUNDS):
                 z, error = equations.solve(z)
@@ -518,7 +529,9 @@ class _Search:
         half = max(BRACKET * error, LEAST_BRACKET * max(value, 0.1))
         bracket = (value - half, value + half)
         # a growth rate that is known to 1e-4 needs no better fixed points
-        tol = max(self.tol, min(error / value, SCAN_TOL)) if isinstance(equations, Pitchfork) else self.tol
+        tol = self.tol
+        if isinstance(equations, Pitchfork):
+            tol = max(tol, min(error / value, SCAN_TOL))
         samples: list[Sample | None] = [None, None]
         near: tuple[FixedPoint, ...] = ()
         for _ in range(WIDENINGS):
