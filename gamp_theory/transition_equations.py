@@ -102,7 +102,7 @@ class TransitionEquations:
         """What vanishes beside the residuals."""
         raise NotImplementedError
 
-    # -- unknowns -----------------------------------------------------------------------------------
+    # -- unknowns ----------------------------------------------------------------------------------
 
     def unknowns(self, points: Sequence[Overlaps], value: float) -> Vector:
         """The vector of unknowns at fixed points and a value of the parameter."""
@@ -145,7 +145,7 @@ class TransitionEquations:
         """Whether the second parameter is in its domain."""
         return self.other is None or math.isnan(second) or self.other.at(second) is not None
 
-    # -- equations ----------------------------------------------------------------------------------
+    # -- equations ---------------------------------------------------------------------------------
 
     def prepare(self, z: Vector, second: float = math.nan) -> None:
         """Make rules for states near `z`."""
@@ -203,7 +203,7 @@ class TransitionEquations:
         kinds = [map_.rule.kind for map_ in self.maps if map_.rule is not None]
         return max((STEP[kind] for kind in kinds), default=STEP["plane"])
 
-    # -- roots --------------------------------------------------------------------------------------
+    # -- roots -------------------------------------------------------------------------------------
 
     def solve(self, z: Vector, second: float = math.nan) -> tuple[Vector, float]:
         """The root near `z`, and the error of its last component.
@@ -215,9 +215,7 @@ class TransitionEquations:
         """
         for _ in range(ROUNDS):
             self.prepare(z, second)
-            solved = chord_newton(
-                lambda y: self.residual(y, second), z, step=self.step(), most=12
-            )
+            solved = chord_newton(lambda y: self.residual(y, second), z, step=self.step(), most=12)
             if solved is None:
                 raise NoRoot("no root near the guess")
             moved = float(np.max(np.abs(solved.x - z)))

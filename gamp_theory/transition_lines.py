@@ -70,8 +70,8 @@ class TransitionLine:
     def __repr__(self) -> str:
         return (
             f"<TransitionLine {self.kind}: {self.positions.size} points from "
-            f"({self.along}, {self.parameter}) = ({self.positions[0]:.6g}, {self.values[0]:.6g}) to "
-            f"({self.positions[-1]:.6g}, {self.values[-1]:.6g})\n"
+            f"({self.along}, {self.parameter}) = ({self.positions[0]:.6g}, {self.values[0]:.6g}) "
+            f"to ({self.positions[-1]:.6g}, {self.values[-1]:.6g})\n"
             f"  begins: {self.ends[0]}\n  ends: {self.ends[1]}>"
         )
 
@@ -119,7 +119,8 @@ def trace_transition(
     Raises
     ------
     ValueError
-        If the transition has not converged, or on bad parameters.
+        If the transition has not converged, on bad parameters, or if its equations have no root
+        beside it (:class:`gamp_theory.transition_equations.NoRoot`).
     """
     if transition.status is not TransitionStatus.CONVERGED:
         raise ValueError(f"a line begins at a converged transition, got {transition!r}")
@@ -135,7 +136,9 @@ def trace_transition(
             allowed = "in [0, 1]" if along == "omega" else "> 0 and finite"
             raise ValueError(f"{name} must be {allowed} along {along}, got {value!r}")
         if value == here:
-            raise ValueError(f"{name} must differ from the {along} of the transition, got {value!r}")
+            raise ValueError(
+                f"{name} must differ from the {along} of the transition, got {value!r}"
+            )
     halves = []
     for end in (back_to, to):
         if end is not None:
@@ -166,9 +169,7 @@ def equations_of(
     states = [side.overlaps for side in transition.sides if side.overlaps is not None]
     equations: TransitionEquations
     if kind == "alpha_c":
-        equations = EqualTrainLosses(
-            place, parameter, [("theta",), ("m",)], quadrature_tol, second
-        )
+        equations = EqualTrainLosses(place, parameter, [("theta",), ("m",)], quadrature_tol, second)
     elif kind == "alpha_l":
         (state,) = states
         equations = EqualTestError(place, parameter, [_broken(state)], quadrature_tol, second)
@@ -179,9 +180,7 @@ def equations_of(
         (state,) = states
         overlap = OVERLAP[kind.split("_")[1]]
         direction = overlap if kind.startswith("onset") else OTHER[overlap]
-        equations = Pitchfork(
-            place, parameter, _broken(state), direction, quadrature_tol, second
-        )
+        equations = Pitchfork(place, parameter, _broken(state), direction, quadrature_tol, second)
     return equations, equations.unknowns(states, transition.value)
 
 
@@ -291,8 +290,9 @@ class _Line:
                 if state[map_.inside.index(DIRECTIONS[name])] <= 0:
                     whose = "semantic" if name == "theta" else "positional"
                     self.ended = (
-                        f"the {whose} branch merges with the one that has {name} = 0, between "
-                        f"{self.along} = {self.positions[-1]:.4g} and {self.other.value(here.p):.4g}"
+                        f"the {whose} branch merges with the one that has {name} = 0, "
+                        f"between {self.along} = {self.positions[-1]:.4g} and "
+                        f"{self.other.value(here.p):.4g}"
                     )
                     return True
         low, high = self.between

@@ -9,6 +9,7 @@ be on either side.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, Place, place_at
-from gamp_theory.branches import Branch, SpecialPoint, emerging, follow
+from gamp_theory.branch_map import BranchMap, Place, place_at
+from gamp_theory.branches import Branch, SpecialPoint, follow
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.bracketing import Sample
 from gamp_theory.overlaps import Overlaps
@@ -130,7 +131,8 @@ class Transition:
     place : Place
         Model, alpha and lam; that of them which was sought is at `value`.
     sides : tuple of FixedPoint
-        The fixed points it is about, at the lower end of the bracket.
+        The fixed points it is about, at the lower end of the bracket; at a fold the one that the
+        followed branch turns back at, with the accuracy of a first look.
     others : tuple of Transition
         Further ones in the range, at higher values.
     """
@@ -313,7 +315,8 @@ class _Search:
             found = list(self.baselines())
         else:
             found = list(self.specials())
-        found.sort(key=lambda transition: transition.value)
+        # those that could not be solved have no value: last
+        found.sort(key=lambda one: (math.isnan(one.value), one.value))
         distinct: list[Transition] = []
         for one in found:
             near = distinct and abs(one.value - distinct[-1].value) <= SAME * one.value
@@ -321,7 +324,7 @@ class _Search:
                 distinct.append(one)
         return distinct
 
-    # -- branches -----------------------------------------------------------------------------------
+    # -- branches ----------------------------------------------------------------------------------
 
     def branches(self, name: str) -> list[Branch]:
         """The branches of a name, followed from where they are found to both ends of the range.
@@ -377,7 +380,7 @@ class _Search:
             p = np.array([self.axis.coordinate(value) for value in branch.values])
             cuts = np.flatnonzero(np.diff(np.sign(np.diff(p)))) + 1
             bounds = [0, *(int(cut) for cut in cuts), len(p) - 1]
-            for left, right in zip(bounds[:-1], bounds[1:], strict=True):
+            for left, right in itertools.pairwise(bounds):
                 part = slice(left, right + 1)
                 order = np.argsort(p[part])
                 points = tuple(branch.points[part][i] for i in order)
@@ -385,7 +388,7 @@ class _Search:
                     found.append(_Stretch(branch, name, p[part][order], points))
         return found
 
-    # -- what is looked for -------------------------------------------------------------------------
+    # -- what is looked for ------------------------------------------------------------------------
 
     def crossings(self) -> Iterator[Transition]:
         """Equal training losses of the semantic and the positional branch."""
@@ -492,15 +495,25 @@ class _Search:
             QUADRATURE_SHARE * self.tol,
         )
         return self.close_in(
-            equations, [special.point.overlaps], self.axis.coordinate(special.value)
+            equations,
+            [special.point.overlaps],
+            self.axis.coordinate(special.value),
+            (special.point,),
         )
 
-    # -- closing in ---------------------------------------------------------------------------------
+    # -- closing in --------------------------------------------------------------------------------
 
     def close_in(
-        self, equations: TransitionEquations, states: Sequence[Overlaps], p: float
+        self,
+        equations: TransitionEquations,
+        states: Sequence[Overlaps],
+        p: float,
+        seen: tuple[FixedPoint, ...] = (),
     ) -> Transition:
-        """The root near a guess, and the bracket around it."""
+        """The root near a guess, and the bracket around it; what was `seen` at a fold is its side.
+
+        Beside a fold there are two fixed points or none, and a solve may end on either.
+        """
         value = self.axis.value(p)
         z = equations.unknowns(states, value)
         if not self.certify:
@@ -517,15 +530,15 @@ class _Search:
         except NoRoot:
             return self.answer(math.nan, math.nan, TransitionStatus.SOLVE_FAILED)
         states = equations.overlaps(z)
+        if isinstance(equations, Fold):
+            half = max(BRACKET * error, LEAST_BRACKET * max(value, 0.1))
+            bracket = (value - half, value + half)
+            return self.answer(value, error, TransitionStatus.CONVERGED, bracket, seen)
         if not self.certify:
             sides = self.at(states, value, SCAN_TOL)
             ends = value - BRACKET * error, value + BRACKET * error
             status = TransitionStatus.SOLVE_FAILED if sides is None else TransitionStatus.CONVERGED
             return self.answer(value, error, status, ends, sides or ())
-        if isinstance(equations, Fold):
-            half = max(BRACKET * error, LEAST_BRACKET * value)
-            bracket = (value - half, value + half)
-            return self.answer(value, error, TransitionStatus.CONVERGED, bracket)
         half = max(BRACKET * error, LEAST_BRACKET * max(value, 0.1))
         bracket = (value - half, value + half)
         # a growth rate that is known to 1e-4 needs no better fixed points
@@ -590,9 +603,7 @@ def _gaps(known: Sequence[tuple[float, float]], lo: float, hi: float) -> list[tu
     return found
 
 
-def _sample(
-    equations: TransitionEquations, points: tuple[FixedPoint, ...], value: float
-) -> Sample:
+def _sample(equations: TransitionEquations, points: tuple[FixedPoint, ...], value: float) -> Sample:
     """What changes sign at the transition, at fixed points that are known."""
     if isinstance(equations, EqualTrainLosses):
         one, two = points

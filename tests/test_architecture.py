@@ -23,6 +23,8 @@ LAYERS = [
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"},
     {
         "transitions",
+        "transition_equations",
+        "transition_lines",
         "branch_map",
         "branches",
         "check",
