@@ -91,6 +91,12 @@ class Evaluation:
             both = np.where(np.isin(np.arange(4), (0, 2)), np.log(ratio), ratio - 1)
         return both[list(inside)]
 
+    def error(self) -> ChannelAverages:
+        """Signed estimate of the error of the averages; it takes ``rule.comparisons`` maps."""
+        # the rule may have been made at another omega or sigma
+        rule = self.rule.for_model(self.place.model)
+        return rule.error(Overlaps.from_array(self.x), self.averages)
+
 
 class BranchMap:
     """The equations of one branch, with rules that are frozen while a point is solved.
@@ -104,11 +110,19 @@ class BranchMap:
         The overlaps that do not vanish on the branch, beside q and V.
     quadrature_tol : float
         Accuracy of the rules.
+    slices_tol : float
+        The same of slices, where it comes to them and this is larger.
     """
 
     def __init__(
-        self, place: Place, parameter: str, broken: tuple[str, ...], quadrature_tol: float
+        self,
+        place: Place,
+        parameter: str,
+        broken: tuple[str, ...],
+        quadrature_tol: float,
+        slices_tol: float = 0.0,
     ) -> None:
+        self.slices_tol = slices_tol
         self.place, self.parameter, self.broken = place, parameter, broken
         self.inside = tuple(
             i for i, name in enumerate(OVERLAPS) if name in ("q", "V") or name in broken
@@ -198,7 +212,7 @@ class BranchMap:
             if plane is not None:
                 return plane
         for tol in (self.quadrature_tol, 10 * self.quadrature_tol, 100 * self.quadrature_tol):
-            rule = channel.slices(at, tol)
+            rule = channel.slices(at, max(tol, self.slices_tol))
             if rule.cost <= self.most_slices:
                 return rule
         self.refusal = "cost"

@@ -638,7 +638,7 @@ class _Run:
         """Error bars decide: as it is, with finer rules, or flagged."""
         x, averages = base.x, base.averages
         residual = np.where(x != 0, base.image - x, 0.0)
-        error = base.rule.error(Overlaps.from_array(x), averages)
+        error = base.error()
         self.other_maps += base.rule.comparisons
         solver = self.solver(place)
         ratio = solver.worst(x, averages, error, residual, jacobian)
@@ -726,7 +726,7 @@ class _Run:
         base = map_.last
         if fold.kind != "fold" or base is None:
             return
-        error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+        error = base.error()
         self.other_maps += base.rule.comparisons
         slope = map_.accurate(fold.x, fold.p, map_.residual(fold.x, fold.p))
         left_null = np.linalg.svd(slope[:, :-1])[0][:, -1]
@@ -823,7 +823,7 @@ class _Run:
             off = 0.5 * abs(right.p - left.p)
             self.record(kind, 0.5 * (left.p + right.p), off, name, None, after, tangent)
             return
-        error = base.rule.error(Overlaps.from_array(base.x), base.averages)
+        error = base.error()
         self.other_maps += base.rule.comparisons
         change = np.linalg.solve(solved[1], wide.shift(error, base))
         # the equations hold at the shift: to second order, where the branch that leaves is there

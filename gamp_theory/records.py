@@ -39,8 +39,12 @@ KNOWN = ("converged", "quadrature_limit")
 
 
 def settled(result: FixedPoint | GeneralFixedPoint | Transition) -> bool:
-    """Whether a result answers what was asked, by a number or by "there is none"."""
-    return result.status.token in SETTLED
+    """Whether a result answers what was asked, by a number or by "there is none".
+
+    A transition does so if its `others` do, too.
+    """
+    others: tuple[Transition, ...] = getattr(result, "others", ())
+    return result.status.token in SETTLED and all(map(settled, others))
 
 
 def point_record(point: FixedPoint) -> dict[str, Any]:
@@ -150,20 +154,24 @@ def transition_record(transition: Transition, model: AttentionModel, lam: float)
         **model_record(model, lam),
         "alpha": transition.value,
         "error": transition.error,
-        "bracket": list(transition.bracket) if math.isfinite(transition.bracket[0]) else None,
+        "bracket": _bracket(transition),
         "status": transition.status.token,
         "message": transition.message,
         "others": [
             {
                 "alpha": other.value,
                 "error": other.error,
-                "bracket": list(other.bracket),
+                "bracket": _bracket(other),
                 "status": other.status.token,
                 "message": other.message,
             }
             for other in transition.others
         ],
     }
+
+
+def _bracket(transition: Transition) -> list[float] | None:
+    return list(transition.bracket) if math.isfinite(transition.bracket[0]) else None
 
 
 def versions() -> str:

@@ -1,29 +1,91 @@
-"""Transitions: where two branches exchange, as a value with a bracket and an error."""
+"""Transitions: where two branches exchange, one appears, or one loses stability.
+
+:func:`find_transition` looks for the branches a transition is about, follows them, and closes in
+on what they show with the equations of :mod:`gamp_theory.transition_equations`.  The answer is a
+value with its error, and a bracket at whose ends fixed points of full accuracy have been seen to
+be on either side.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 import numpy as np
-from scipy.optimize import brentq
+from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
+from gamp_theory.branch_map import BranchMap, Place, place_at
+from gamp_theory.branches import Branch, SpecialPoint, follow
 from gamp_theory.model import AttentionModel
+from gamp_theory.numerics.bracketing import Sample
 from gamp_theory.overlaps import Overlaps
-from gamp_theory.state_evolution import FixedPoint, Status, solve
+from gamp_theory.state_evolution import (
+    QUADRATURE_SHARE,
+    FixedPoint,
+    Status,
+    check_arguments,
+    solve,
+)
+from gamp_theory.transition_equations import (
+    EqualTestError,
+    EqualTrainLosses,
+    Fold,
+    NoRoot,
+    Pitchfork,
+    TransitionEquations,
+)
 
-__all__ = ["KINDS", "Transition", "TransitionStatus", "find_transition"]
+__all__ = [
+    "KINDS",
+    "OTHER",
+    "OVERLAP",
+    "Transition",
+    "TransitionStatus",
+    "find_transition",
+    "survey_transitions",
+]
 
-KINDS = ("alpha_c", "alpha_l")
-#: Points of the scan that brackets a transition, geometric in alpha; coarse solves.
-SCAN = 21
-SCAN_TOL = 1e-3
-#: A bracket reaches this many error bars to either side, and at least so far, relative.
-BRACKET = 3.0
-LEAST_BRACKET = 1e-7
+Vector: TypeAlias = NDArray[np.float64]
+
+KINDS = (
+    "alpha_c",
+    "alpha_l",
+    "onset_semantic",
+    "onset_positional",
+    "spinodal_semantic",
+    "spinodal_positional",
+    "instability_semantic",
+    "instability_positional",
+)
+#: The overlap that does not vanish on a branch.
+OVERLAP = {"semantic": "theta", "positional": "m"}
+OTHER = {"theta": "m", "m": "theta"}
+
+#: Accuracy with which branches are followed to see what there is.
+SCAN_TOL = 1e-2
+#: Where on the range a branch is looked for, until it is found: fractions, from the top.
+PLACES = (1.0, 0.75, 0.5, 0.25, 0.0)
+#: Points at which two followed branches are compared, for each that was computed.
+DENSER = 4
+#: A bracket reaches this many error bars to either side, at least so far, relative, and is widened
+#: where the ends can not be told apart.
+BRACKET = 2.0
+LEAST_BRACKET = 2e-7
+WIDENINGS = 4
+WIDER = 3.0
+#: The averages of losses are refined until the error is this many times the tolerance.
+ENOUGH = 2.0
+ROUNDS = 3
+#: A part of the range without a branch, in the parameter's coordinate, that is worth a look.
+GAP = 0.05
+#: Two roots closer than this, in the parameter's coordinate, are one.
+SAME = 1e-5
 
 
 class TransitionStatus(Enum):
@@ -42,27 +104,37 @@ class TransitionStatus(Enum):
 
 @dataclass(frozen=True)
 class Transition:
-    """A transition in alpha.
+    """A transition in one parameter.
 
     Attributes
     ----------
-    kind : {"alpha_c", "alpha_l"}
+    kind : str
+        One of :data:`KINDS` (docs/theory.md, section 7).
+
         ``alpha_c``: semantic and positional training losses are equal (first order).
         ``alpha_l``: the test error of the branch of lowest training loss equals the linear
         baseline.
-    parameter : str
-        ``"alpha"``.
+        ``onset_semantic``, ``onset_positional``: the branch bifurcates from the uninformed one.
+        ``spinodal_semantic``, ``spinodal_positional``: the branch ends at a fold.
+        ``instability_semantic``, ``instability_positional``: the branch loses stability towards
+        the overlap that vanishes on it.
+    parameter : {"alpha", "omega", "lam", "sigma"}
+        In which it was sought.
     value : float
         NaN where there is none.
     error : float
-        Error bar, from those of the losses.
+        Error bar, from those of the averages.
     bracket : tuple of float
-        Holds `value`; the sign has been seen to differ between its ends.
+        Holds `value`; fixed points at its ends are certain to be on either side, but for a fold:
+        there it is the error bar.
     status : TransitionStatus
+    place : Place
+        Model, alpha and lam; that of them which was sought is at `value`.
     sides : tuple of FixedPoint
-        The fixed points that are compared, at `value`.
+        The fixed points it is about, at the lower end of the bracket; at a fold the one that the
+        followed branch turns back at, with the accuracy of a first look.
     others : tuple of Transition
-        Further ones in the range, at higher alpha.
+        Further ones in the range, at higher values.
     """
 
     kind: str
@@ -71,6 +143,7 @@ class Transition:
     error: float
     bracket: tuple[float, float]
     status: TransitionStatus
+    place: Place
     sides: tuple[FixedPoint, ...] = ()
     others: tuple[Transition, ...] = ()
 
@@ -85,199 +158,487 @@ class Transition:
         """What happened, in a sentence."""
         return self.status.value
 
+    def __repr__(self) -> str:
+        if not math.isfinite(self.value):
+            return f"<Transition {self.kind} in {self.parameter}: {self.status.token}>"
+        further = f", {len(self.others)} more" if self.others else ""
+        return (
+            f"<Transition {self.kind}: {self.parameter} = {self.value:.9g} +- {self.error:.1g}, "
+            f"{self.status.token}{further}>"
+        )
+
 
 def find_transition(
     model: AttentionModel,
     kind: str,
-    alpha: tuple[float, float] = (0.01, 4.0),
-    lam: float = 0.01,
+    alpha: float | tuple[float, float] = (0.01, 4.0),
+    lam: float | tuple[float, float] = 0.01,
     tol: float = 1e-6,
     *,
+    omega: tuple[float, float] | None = None,
+    sigma: tuple[float, float] | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> Transition:
-    """Locate a transition between fixed points in alpha.
-
-    A coarse scan brackets every sign change between neighbouring points where the branches that
-    are compared both exist; each is closed in on with fixed points of full accuracy.
+    """Locate a transition between fixed points in one parameter: the one that is given as a range.
 
     Parameters
     ----------
     model : AttentionModel
-    kind : {"alpha_c", "alpha_l"}
-    alpha : tuple of float
-        Range to search, both ends positive.
-    lam : float
-        Ridge.
+    kind : str
+        One of :data:`KINDS`; see :class:`Transition`.
+    alpha, lam : float or (low, high)
+        Samples per dimension, and ridge.
     tol : float
         Accuracy of the fixed points.
+    omega, sigma : (low, high), optional
+        To search in one of them, at a given alpha.
     progress : callable, optional
-        Called with every alpha of the scan.
+        Called with the parameter at every point of the branches that are followed.
 
     Returns
     -------
     Transition
-        The one of lowest alpha; further ones in its `others`.
+        The one of lowest value; further ones in its `others`.
 
     Raises
     ------
     ValueError
-        On an unknown kind or a bad range.
+        On an unknown kind, a bad range, or other than one range.
+
+    Notes
+    -----
+    Branches are looked for at five values of the parameter at most, and followed from where they
+    are found.  A piece of a branch that is not connected to these is not seen.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    lo, hi = alpha
-    if not (math.isfinite(hi) and 0 < lo < hi):
-        raise ValueError(f"alpha must be a range with 0 < low < high, got {alpha!r}")
-    search = _Search(model, kind, lam, tol)
-    scan = np.geomspace(lo, hi, SCAN)
-    previous: _Sample | None = None
-    found = []
-    for value in scan:
-        if progress is not None:
-            progress(float(value))
-        sample = search.sample(float(value), SCAN_TOL, previous)
-        # the sign of a difference that is exactly zero counts as positive
-        if (
-            previous is not None
-            and previous.valid
-            and sample.valid
-            and (previous.difference < 0) != (sample.difference < 0)
-        ):
-            found.append(search.close_in(previous, sample))
-        previous = sample
-    if not found:
-        return Transition(
-            kind,
-            "alpha",
-            math.nan,
-            math.nan,
-            (math.nan, math.nan),
-            TransitionStatus.DOES_NOT_EXIST,
+    given = {"alpha": alpha, "lam": lam, "omega": omega, "sigma": sigma}
+    ranges = {name: value for name, value in given.items() if isinstance(value, tuple)}
+    if len(ranges) != 1:
+        raise ValueError(
+            f"one of alpha, lam, omega and sigma must be a range (low, high), got "
+            f"{', '.join(ranges) or 'none'}"
         )
+    ((parameter, (lo, hi)),) = ranges.items()
+    low_allowed = "0 <= low < high <= 1" if parameter == "omega" else "0 < low < high"
+    good = 0 <= lo < hi <= 1 if parameter == "omega" else 0 < lo < hi
+    if not (math.isfinite(hi) and good):
+        raise ValueError(f"{parameter} must be a range with {low_allowed}, got {(lo, hi)!r}")
+    numbers = {name: lo if name == parameter else given[name] for name in ("alpha", "lam")}
+    check_arguments(model, numbers["alpha"], numbers["lam"], "semantic", tol)  # type: ignore[arg-type]
+    place = Place(model, float(numbers["alpha"]), float(numbers["lam"]))  # type: ignore[arg-type]
+    search = _Search(kind, place, parameter, (lo, hi), tol, progress)
+    found = search.run()
+    if not found:
+        return search.answer(math.nan, math.nan, TransitionStatus.DOES_NOT_EXIST)
     return dataclasses.replace(found[0], others=tuple(found[1:]))
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """The quantity whose zero is sought, at one alpha."""
+def survey_transitions(
+    place: Place,
+    parameter: str,
+    span: tuple[float, float],
+    kinds: Sequence[str] = KINDS,
+    tol: float = 1e-4,
+    *,
+    progress: Callable[[float], object] | None = None,
+) -> list[Transition]:
+    """All transitions of some kinds along a parameter, from branches that are followed once.
 
-    alpha: float
-    points: dict[str, FixedPoint]
-    difference: float
-    error: float
+    For lines that begin there: the brackets are error bars, nothing is solved beside them.
 
-    @property
-    def valid(self) -> bool:
-        return math.isfinite(self.difference)
+    Parameters
+    ----------
+    place : Place
+    parameter : {"alpha", "omega", "lam", "sigma"}
+    span : (low, high)
+    kinds : sequence of str
+    tol : float
+        Accuracy of the fixed points.
+    progress : callable, optional
+        As in :func:`find_transition`.
+    """
+    followed: dict[str, list[Branch]] = {}
+    found: list[Transition] = []
+    for kind in kinds:
+        search = _Search(kind, place, parameter, span, tol, progress, certify=False)
+        search.followed = followed
+        found += [one for one in search.run() if one.status is TransitionStatus.CONVERGED]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """A part of a branch without a fold: a function of the parameter."""
+
+    branch: Branch
+    name: str
+    p: Vector
+    points: tuple[FixedPoint, ...]
+
+    def curve(self, of: Callable[[FixedPoint], float]) -> PchipInterpolator:
+        """What is asked of the points, as a function of the coordinate of the parameter."""
+        return PchipInterpolator(self.p, [of(point) for point in self.points], extrapolate=False)
+
+    def overlaps(self, p: float) -> Overlaps:
+        """The state at a coordinate, for a guess."""
+        states = np.array([point.overlaps.as_array() for point in self.points])  # type: ignore[union-attr]
+        return Overlaps.from_array(PchipInterpolator(self.p, states)(p))
 
 
 class _Search:
-    def __init__(self, model: AttentionModel, kind: str, lam: float, tol: float) -> None:
-        self.model, self.kind, self.lam, self.tol = model, kind, lam, tol
-        self.branches: tuple[str, ...] = ("semantic", "positional")
-        if kind == "alpha_l":
-            self.branches = ("semantic", "positional", "uninformed")
+    """One search: what branches there are, what they show, and the bracket around it."""
 
-    def sample(self, alpha: float, tol: float, near: _Sample | None) -> _Sample:
-        """Solve the branches at `alpha`, warm from a neighbour where there is one."""
-        points = {}
-        for name in self.branches:
-            point = None
-            if near is not None and name in near.points:
-                state = near.points[name].overlaps
-                assert state is not None
-                point = self.solved(alpha, state, tol, name)
+    def __init__(
+        self,
+        kind: str,
+        place: Place,
+        parameter: str,
+        span: tuple[float, float],
+        tol: float,
+        progress: Callable[[float], object] | None,
+        certify: bool = True,
+    ) -> None:
+        self.kind, self.place, self.parameter, self.tol = kind, place, parameter, tol
+        self.lo, self.hi = span
+        self.certify = certify
+        self.progress = progress
+        # the coordinate of the parameter: its logarithm, or itself
+        self.axis = BranchMap(place, parameter, (), tol)
+        self.followed: dict[str, list[Branch]] = {}
+
+    def run(self) -> list[Transition]:
+        """All transitions of the kind, by value."""
+        if self.kind == "alpha_c":
+            found = list(self.crossings())
+        elif self.kind == "alpha_l":
+            found = list(self.baselines())
+        else:
+            found = list(self.specials())
+        # those that could not be solved have no value: last
+        found.sort(key=lambda one: (math.isnan(one.value), one.value))
+        distinct: list[Transition] = []
+        for one in found:
+            near = distinct and abs(one.value - distinct[-1].value) <= SAME * one.value
+            if not near:
+                distinct.append(one)
+        return distinct
+
+    # -- branches ----------------------------------------------------------------------------------
+
+    def branches(self, name: str) -> list[Branch]:
+        """The branches of a name, followed from where they are found to both ends of the range.
+
+        One is looked for until there is a piece with stable points, or nowhere else to look.
+        """
+        if name in self.followed:
+            return self.followed[name]
+        ends = self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)
+        found: list[Branch] = []
+        for fraction in PLACES:
+            value = self.axis.value(ends[0] + fraction * (ends[1] - ends[0]))
+            value = {0.0: self.lo, 1.0: self.hi}.get(fraction, value)
+            point = self.solved(name, value, SCAN_TOL)
             if point is None:
-                point = self.solved(alpha, name, tol, name)
-            if point is not None:
-                points[name] = point
-            if self.kind == "alpha_l" and name == "positional" and len(points) > 0:
-                break  # the uninformed branch matters only where it is alone
-        difference, error = self.compare(points)
-        return _Sample(alpha, points, difference, error)
+                continue
+            pieces = [
+                follow(
+                    point,
+                    self.parameter,
+                    to,
+                    back_to=self.hi if to == self.lo else self.lo,
+                    on_point=self.seen,
+                )
+                for to in (self.lo, self.hi)
+                if to != value
+            ]
+            found += pieces
+            known = [point.stability for piece in pieces for point in piece.points]
+            if name == "uninformed" or any(s is not None and s.stable for s in known):
+                break
+        self.followed[name] = found
+        return found
 
-    def solved(
-        self, alpha: float, start: str | Overlaps, tol: float, name: str
-    ) -> FixedPoint | None:
-        """The fixed point if it is on the branch `name`, whatever its quadrature error."""
+    def seen(self, point: FixedPoint) -> None:
+        if self.progress is not None:
+            self.progress(_value_of(point, self.parameter))
+
+    def solved(self, start: str | Overlaps, value: float, tol: float) -> FixedPoint | None:
+        """A fixed point at a value of the parameter; of the name, if that is how it was asked."""
+        here = place_at(self.place, self.parameter, value)
         point = solve(
-            self.model, alpha, self.lam, start, tol, with_stability=False, on_failure="return"
+            here.model, here.alpha, here.lam, start, tol, with_stability=False, on_failure="return"
         )
-        usable = (Status.CONVERGED, Status.QUADRATURE_LIMIT)
-        return point if point.status in usable and point.branch == name else None
+        if point.status not in (Status.CONVERGED, Status.QUADRATURE_LIMIT):
+            return None
+        return None if isinstance(start, str) and point.branch != start else point
 
-    def compare(self, points: dict[str, FixedPoint]) -> tuple[float, float]:
-        """The quantity and its error bar; NaN where a branch is missing."""
-        if self.kind == "alpha_c":
-            if len(points) < 2:
-                return math.nan, math.nan
-            semantic, positional = points["semantic"], points["positional"]
-            return (
-                semantic.train_loss - positional.train_loss,
-                semantic.errors.train_loss + positional.errors.train_loss,
-            )
-        if not points:
-            return math.nan, math.nan
-        best = min(points.values(), key=lambda point: point.train_loss)
-        return best.test_error - best.linear_error, best.errors.test_error
+    def stretches(self, name: str) -> list[_Stretch]:
+        """The branches of a name, cut at their folds, in the order of the parameter."""
+        found = []
+        for branch in self.branches(name):
+            p = np.array([self.axis.coordinate(value) for value in branch.values])
+            cuts = np.flatnonzero(np.diff(np.sign(np.diff(p)))) + 1
+            bounds = [0, *(int(cut) for cut in cuts), len(p) - 1]
+            for left, right in itertools.pairwise(bounds):
+                part = slice(left, right + 1)
+                order = np.argsort(p[part])
+                points = tuple(branch.points[part][i] for i in order)
+                if len(points) > 1:
+                    found.append(_Stretch(branch, name, p[part][order], points))
+        return found
 
-    def close_in(self, left: _Sample, right: _Sample) -> Transition:
-        """Brent's method with full accuracy between two samples of opposite sign."""
-        seen = {left.alpha: left, right.alpha: right}
+    # -- what is looked for ------------------------------------------------------------------------
 
-        def difference(alpha: float) -> float:
-            if alpha in (left.alpha, right.alpha):
-                return seen[alpha].difference
-            near = min(seen.values(), key=lambda s: abs(s.alpha - alpha))
-            seen[alpha] = self.sample(alpha, self.tol, near)
-            if not seen[alpha].valid:
-                raise _Lost
-            return seen[alpha].difference
-
-        try:
-            root = float(
-                brentq(difference, left.alpha, right.alpha, xtol=1e-9, rtol=1e-9, maxiter=60)
-            )
-            at = seen[root] if root in seen else self.sample(root, self.tol, left)
-            slope = self.slope(at, left, right)
-            error = float(at.error / abs(slope))
-            half = max(BRACKET * error, LEAST_BRACKET * root)
-            for _ in range(3):
-                below = self.sample(root - half, self.tol, at)
-                above = self.sample(root + half, self.tol, at)
-                if not (below.valid and above.valid):
-                    raise _Lost
-                if (below.difference < 0) != (above.difference < 0):
-                    return Transition(
-                        self.kind,
-                        "alpha",
-                        root,
-                        error,
-                        (root - half, root + half),
-                        TransitionStatus.CONVERGED,
-                        tuple(at.points.values()),
+    def crossings(self) -> Iterator[Transition]:
+        """Equal training losses of the semantic and the positional branch."""
+        semantic = self.stretches("semantic")
+        if not semantic:
+            return
+        # the other is of interest where this one exists
+        ends = [self.axis.value(float(s.p[k])) for s in semantic for k in (0, -1)]
+        if self.certify:  # it is asked for nothing else
+            self.lo, self.hi = max(self.lo, min(ends)), min(self.hi, max(ends))
+        for one in semantic:
+            for two in self.stretches("positional"):
+                for p in self.equal(one, two):
+                    equations = EqualTrainLosses(
+                        place_at(self.place, self.parameter, self.axis.value(p)),
+                        self.parameter,
+                        [("theta",), ("m",)],
+                        QUADRATURE_SHARE * self.tol,
                     )
-                half *= 4
-        except _Lost:
-            return self.unsolved(left, right, TransitionStatus.SOLVE_FAILED)
-        return self.unsolved(left, right, TransitionStatus.NOT_BRACKETED)
+                    yield self.close_in(equations, [one.overlaps(p), two.overlaps(p)], p)
 
-    def unsolved(self, left: _Sample, right: _Sample, status: TransitionStatus) -> Transition:
-        bracket = (left.alpha, right.alpha)
-        return Transition(self.kind, "alpha", math.nan, math.nan, bracket, status)
+    def equal(self, one: _Stretch, two: _Stretch) -> list[float]:
+        """Coordinates at which the training losses of two stretches cross."""
+        lo, hi = max(one.p[0], two.p[0]), min(one.p[-1], two.p[-1])
+        if lo >= hi:
+            return []
+        return _roots(
+            lambda p: one.curve(_log_loss)(p) - two.curve(_log_loss)(p),
+            _between(np.concatenate([one.p, two.p]), lo, hi),
+        )
 
-    def slope(self, at: _Sample, left: _Sample, right: _Sample) -> float:
-        """Derivative of the difference in alpha: exact for alpha_c, a chord for alpha_l."""
-        if self.kind == "alpha_c":
-            rates = []
-            for name in self.branches:
-                point = at.points[name]
-                assert point.averages is not None
-                assert point.overlaps is not None
-                rates.append(point.averages.envelope(point.overlaps.V))
-            return rates[0] - rates[1]
-        return (right.difference - left.difference) / (right.alpha - left.alpha)
+    def baselines(self) -> Iterator[Transition]:
+        """Test error of the lowest branch equal to the linear baseline."""
+        stretches = [s for name in ("semantic", "positional") for s in self.stretches(name)]
+        # the uninformed branch is a saddle where there are others
+        known = [(float(s.p[0]), float(s.p[-1])) for s in stretches]
+        ends = self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)
+        for lo, hi in _gaps(known, *ends):
+            if self.certify:  # it is asked for nothing else
+                self.lo, self.hi = self.axis.value(lo), self.axis.value(hi)
+                self.followed.pop("uninformed", None)
+            stretches += self.stretches("uninformed")
+        for stretch in stretches:
+            test = stretch.curve(_log_excess)
+            for p in _roots(test, _between(stretch.p, stretch.p[0], stretch.p[-1])):
+                losses = {
+                    other.name: float(other.curve(_log_loss)(p))
+                    for other in stretches
+                    if other.p[0] <= p <= other.p[-1]
+                }
+                if min(losses, key=losses.__getitem__) != stretch.name:
+                    continue
+                broken = tuple(OVERLAP[n] for n in (stretch.name,) if n in OVERLAP)
+                equations = EqualTestError(
+                    place_at(self.place, self.parameter, self.axis.value(p)),
+                    self.parameter,
+                    [broken],
+                    QUADRATURE_SHARE * self.tol,
+                )
+                yield self.close_in(equations, [stretch.overlaps(p)], p)
+
+    def specials(self) -> Iterator[Transition]:
+        """What the branches themselves have shown: folds and pitchforks."""
+        what, name = self.kind.split("_")
+        overlap = OVERLAP[name]
+        if what == "onset":
+            for special in self.of("uninformed", "pitchfork"):
+                if special.direction == overlap:
+                    yield self.pitchfork(special, (), overlap)
+            return
+        for special in self.of(name, "fold" if what == "spinodal" else "pitchfork"):
+            if what == "spinodal":
+                yield self.fold(special, (overlap,))
+            elif special.direction == OTHER[overlap]:
+                yield self.pitchfork(special, (overlap,), special.direction)
+
+    def of(self, name: str, kind: str) -> list[SpecialPoint]:
+        """Special points of one kind on the branches of a name."""
+        return [special for branch in self.branches(name) for special in branch.of_kind(kind)]
+
+    def pitchfork(
+        self, special: SpecialPoint, broken: tuple[str, ...], direction: str
+    ) -> Transition:
+        assert special.point is not None
+        assert special.point.overlaps is not None
+        equations = Pitchfork(
+            place_at(self.place, self.parameter, special.value),
+            self.parameter,
+            broken,
+            direction,
+            QUADRATURE_SHARE * self.tol,
+        )
+        return self.close_in(
+            equations, [special.point.overlaps], self.axis.coordinate(special.value)
+        )
+
+    def fold(self, special: SpecialPoint, broken: tuple[str, ...]) -> Transition:
+        assert special.point is not None
+        assert special.point.overlaps is not None
+        equations = Fold(
+            place_at(self.place, self.parameter, special.value),
+            self.parameter,
+            broken,
+            QUADRATURE_SHARE * self.tol,
+        )
+        return self.close_in(
+            equations,
+            [special.point.overlaps],
+            self.axis.coordinate(special.value),
+            (special.point,),
+        )
+
+    # -- closing in --------------------------------------------------------------------------------
+
+    def close_in(
+        self,
+        equations: TransitionEquations,
+        states: Sequence[Overlaps],
+        p: float,
+        seen: tuple[FixedPoint, ...] = (),
+    ) -> Transition:
+        """The root near a guess, and the bracket around it; what was `seen` at a fold is its side.
+
+        Beside a fold there are two fixed points or none, and a solve may end on either.
+        """
+        value = self.axis.value(p)
+        z = equations.unknowns(states, value)
+        if not self.certify:
+            equations.coarsen(self.tol)
+        try:
+            for _ in range(ROUNDS):
+                z, error = equations.solve(z)
+                value = equations.value(z)
+                error *= self.axis.rate(value)
+                ratio = error / (self.tol * max(value, 0.1))
+                if ratio <= ENOUGH or isinstance(equations, (Pitchfork, Fold)):
+                    break
+                equations.refine(max(0.03, 0.5 * ENOUGH / ratio))
+        except NoRoot:
+            return self.answer(math.nan, math.nan, TransitionStatus.SOLVE_FAILED)
+        states = equations.overlaps(z)
+        if isinstance(equations, Fold):
+            half = max(BRACKET * error, LEAST_BRACKET * max(value, 0.1))
+            bracket = (value - half, value + half)
+            return self.answer(value, error, TransitionStatus.CONVERGED, bracket, seen)
+        if not self.certify:
+            sides = self.at(states, value, SCAN_TOL)
+            ends = value - BRACKET * error, value + BRACKET * error
+            status = TransitionStatus.SOLVE_FAILED if sides is None else TransitionStatus.CONVERGED
+            return self.answer(value, error, status, ends, sides or ())
+        half = max(BRACKET * error, LEAST_BRACKET * max(value, 0.1))
+        bracket = (value - half, value + half)
+        # a growth rate that is known to 1e-4 needs no better fixed points
+        tol = self.tol
+        if isinstance(equations, Pitchfork):
+            tol = max(tol, min(error / value, SCAN_TOL))
+        samples: list[Sample | None] = [None, None]
+        near: tuple[FixedPoint, ...] = ()
+        for _ in range(WIDENINGS):
+            bracket = (value - half, value + half)
+            for k, end in enumerate(bracket):
+                sample = samples[k]
+                if sample is None or sample.sign == 0:
+                    points = self.at(states, end, tol)
+                    if points is None:
+                        return self.answer(value, error, TransitionStatus.SOLVE_FAILED, bracket)
+                    samples[k] = _sample(equations, points, end)
+                    near = points if k == 0 else near
+            below, above = samples
+            assert below is not None
+            assert above is not None
+            if below.sign * above.sign == -1:
+                bracket = (below.x, above.x)
+                return self.answer(value, error, TransitionStatus.CONVERGED, bracket, near)
+            half *= WIDER
+        return self.answer(value, error, TransitionStatus.NOT_BRACKETED, bracket)
+
+    def at(
+        self, states: Sequence[Overlaps], value: float, tol: float
+    ) -> tuple[FixedPoint, ...] | None:
+        """The fixed points near `states` at a value of the parameter, with accuracy `tol`."""
+        try:
+            points = [self.solved(state, value, tol) for state in states]
+        except ValueError:
+            return None  # outside the domain of the parameter
+        known = tuple(point for point in points if point is not None)
+        return known if len(known) == len(points) else None
+
+    def answer(
+        self,
+        value: float,
+        error: float,
+        status: TransitionStatus,
+        bracket: tuple[float, float] = (math.nan, math.nan),
+        sides: tuple[FixedPoint, ...] = (),
+    ) -> Transition:
+        place = self.place
+        if math.isfinite(value):
+            place = place_at(place, self.parameter, value)
+        return Transition(self.kind, self.parameter, value, error, bracket, status, place, sides)
 
 
-class _Lost(Exception):
-    """A branch that is compared disappeared on the way to the root."""
+def _gaps(known: Sequence[tuple[float, float]], lo: float, hi: float) -> list[tuple[float, float]]:
+    """The parts of a range that no interval covers."""
+    found = []
+    for low, high in sorted(known):
+        if low - lo > GAP:
+            found.append((lo, low))
+        lo = max(lo, high)
+    if hi - lo > GAP:
+        found.append((lo, hi))
+    return found
+
+
+def _sample(equations: TransitionEquations, points: tuple[FixedPoint, ...], value: float) -> Sample:
+    """What changes sign at the transition, at fixed points that are known."""
+    if isinstance(equations, EqualTrainLosses):
+        one, two = points
+        bar = one.errors.train_loss_variational + two.errors.train_loss_variational
+        return Sample(value, one.train_loss_variational - two.train_loss_variational, bar)
+    (point,) = points
+    if isinstance(equations, EqualTestError):
+        return Sample(value, point.test_error - point.linear_error, point.errors.test_error)
+    assert isinstance(equations, Pitchfork)
+    return Sample(value, *equations.growth(point))
+
+
+def _roots(f: Callable[[Vector], Vector], p: Vector) -> list[float]:
+    """Sign changes of `f` on a grid, by secants."""
+    value = f(p)
+    found = []
+    for k in np.flatnonzero(np.sign(value[:-1]) * np.sign(value[1:]) < 0):
+        found.append(float(p[k] - value[k] * (p[k + 1] - p[k]) / (value[k + 1] - value[k])))
+    return found
+
+
+def _between(p: Vector, lo: float, hi: float) -> Vector:
+    """The values inside, the ends, and more in between."""
+    p = np.unique(np.clip(p, lo, hi))
+    steps = np.arange(DENSER * (p.size - 1) + 1) / DENSER
+    return np.interp(steps, np.arange(p.size), p)
+
+
+def _log_loss(point: FixedPoint) -> float:
+    return math.log(point.train_loss_variational)
+
+
+def _log_excess(point: FixedPoint) -> float:
+    return math.log(point.test_error / point.linear_error)
+
+
+def _value_of(point: FixedPoint, name: str) -> float:
+    return float(getattr(point if name in ("alpha", "lam") else point.model, name))

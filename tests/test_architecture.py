@@ -24,8 +24,19 @@ LAYERS = [
     {"channel", "prior", "token_prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"}
     | {"token_evolution", "token_result"},
-    {"transitions", "branches", "branch_map", "check", "identities", "records", "trajectory"}
-    | {"landscape", "solutions"},
+    {
+        "transitions",
+        "transition_equations",
+        "transition_lines",
+        "branch_map",
+        "branches",
+        "check",
+        "identities",
+        "landscape",
+        "records",
+        "solutions",
+        "trajectory",
+    },
     {"phase_diagram", "sweep", "datasets"},
     {"cli", "plotting", "__main__"},
 ]

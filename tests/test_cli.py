@@ -11,7 +11,7 @@ from command import run, run_json, transition
 
 import gamp_theory
 from gamp_theory import state_evolution, transitions
-from gamp_theory.cli import arguments
+from gamp_theory.cli import arguments, threshold
 from gamp_theory.state_evolution import Status
 
 POINT_KEYS = {
@@ -221,6 +221,8 @@ def test_threshold_gives_the_lowest_and_further_ones(capsys, monkeypatch):
     assert [other["alpha"] for other in document["others"]] == [1.75]
     _, out, _ = run(capsys, "threshold", "alpha_c")
     assert "alpha_c = 1.2500000(1)" in out
+    assert "training losses of the semantic and the positional branch are equal" in out
+    assert "further: alpha = 1.7500000(1), converged" in out
 
 
 @pytest.mark.parametrize(("status", "exit_code"), [("DOES_NOT_EXIST", 0), ("SOLVE_FAILED", 1)])
@@ -234,6 +236,53 @@ def test_a_threshold_without_value_is_null(capsys, monkeypatch, status, exit_cod
     assert document["bracket"] is None
     assert document["status"] == status.lower()
     assert run(capsys, "threshold", "alpha_c")[0] == exit_code
+
+
+@pytest.mark.parametrize("kind", threshold.KINDS)
+def test_every_threshold_has_words(capsys, monkeypatch, kind):
+    monkeypatch.setattr(
+        transitions, "find_transition", lambda _, kind, **__: transition(0.7, "CONVERGED", kind)
+    )
+    code, out, _ = run(capsys, "threshold", kind)
+    assert code == 0
+    first, second = out.splitlines()
+    name = kind if kind.startswith("alpha") else f"{kind}: alpha"
+    assert first.startswith(f"{name} = 0.7000000(1) (omega = 0.3")
+    assert second == f"there {threshold.MEANING[kind]}"
+    _, document = run_json(capsys, "threshold", kind)
+    assert (document["kind"], document["alpha"]) == (kind, 0.7)
+    with pytest.raises(SystemExit):
+        run(capsys, "threshold", "--help")
+    assert threshold.MEANING[kind][:20] in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("status", ["NOT_BRACKETED", "SOLVE_FAILED"])
+def test_a_further_threshold_that_failed_is_no_success(capsys, monkeypatch, status):
+    monkeypatch.setattr(
+        transitions,
+        "find_transition",
+        lambda *_, **__: transition(1.25, "CONVERGED", others=(transition(math.nan, status),)),
+    )
+    code, document = run_json(capsys, "threshold", "alpha_c")
+    assert code == 1
+    assert document["alpha"] == 1.25
+    (other,) = document["others"]
+    assert (other["alpha"], other["bracket"]) == (None, None)
+    assert other["status"] == status.lower()
+    assert transitions.TransitionStatus[status].value in run(capsys, "threshold", "alpha_c")[1]
+
+
+@pytest.mark.parametrize("kind", ["spinodal_semantic", "spinodal_positional"])
+def test_a_threshold_that_does_not_exist(capsys, kind):
+    """Neither branch turns back along alpha here."""
+    arguments = ("threshold", kind, "--alpha", "1.2:1.25", "--tol", 1e-3)
+    code, document = run_json(capsys, *arguments)
+    assert code == 0
+    assert (document["kind"], document["alpha"]) == (kind, None)
+    assert (document["status"], document["others"]) == ("does_not_exist", [])
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "does_not_exist" in out
 
 
 def test_threshold_finds_the_crossing(capsys):

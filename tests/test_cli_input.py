@@ -23,7 +23,7 @@ def no_work(monkeypatch):
         pytest.fail("something was computed")
 
     monkeypatch.setattr(state_evolution.Solver, "run", work)
-    monkeypatch.setattr("gamp_theory.transitions._Search.sample", work)
+    monkeypatch.setattr("gamp_theory.transitions._Search.run", work)
     monkeypatch.setattr("gamp_theory.empirical.task._sentences", work)
 
 
@@ -79,8 +79,8 @@ def no_work(monkeypatch):
         ("curve --along sigma --sigma .3:.5 --alpha 1:2", ["alpha must", "one number"]),
         ("threshold", ["KIND"]),
         ("threshold beta", ["KIND", "'beta'", "alpha_c"]),
-        ("threshold spinodal_semantic", ["kind", "spinodal_semantic", "alpha_c, alpha_l"]),
-        ("threshold onset_positional", ["kind", "onset_positional", "alpha_c, alpha_l"]),
+        ("threshold spinodal", ["KIND", "'spinodal'", "spinodal_semantic"]),
+        ("threshold onset_positional --alpha 1:inf", ["alpha", "finite"]),
         ("threshold alpha_c --alpha 1", ["alpha", "LO:HI", "1.0"]),
         ("threshold alpha_c --alpha 2:1", ["alpha", "low < high", "(2.0, 1.0)"]),
         ("threshold alpha_c --alpha 1:2:5", ["alpha", "without :N", "1:2:5"]),

@@ -193,9 +193,11 @@ class PairChannel:
         if TRUNCATION * nodes.truncation > tol:
             return False
         _, seen = plane_averages(self.model, overlaps, nodes)
+        lost, most = _shared(seen), max(tol, LEAST_LOSS)
+        if lost >= most or abs(seen.mass) >= MASS * tol:
+            return False
         coarse = plane_rule(self.model, overlaps, 1) if nodes.level > 1 else nodes
-        lost = _shared(seen) + outer_folds(self.model, overlaps, coarse)
-        return lost < max(tol, LEAST_LOSS) and abs(seen.mass) < MASS * tol
+        return lost + outer_folds(self.model, overlaps, coarse) < most
 
 
 def _evaluate(

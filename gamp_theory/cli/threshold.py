@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gamp_theory import __version__
 from gamp_theory.cli.answer import SUCCESS, UNSETTLED, Answer, BadInput
 from gamp_theory.cli.arguments import (
     Commands,
@@ -37,12 +36,19 @@ EMPTY: Mapping[str, Any] = {
     "others": [],
 }
 
-KINDS = ("alpha_c", "alpha_l")
-LATER_KINDS = tuple(
-    f"{what}_{branch}"
-    for what in ("onset", "spinodal", "instability")
-    for branch in ("semantic", "positional")
-)
+#: What each kind is, for the help; the library's own order.
+MEANING: Mapping[str, str] = {
+    "alpha_c": "the training losses of the semantic and the positional branch are equal",
+    "alpha_l": "the test error of the branch with the lowest training loss equals that of the "
+    "best linear layer",
+    "onset_semantic": "the semantic branch leaves the uninformed one",
+    "onset_positional": "the positional branch leaves the uninformed one",
+    "spinodal_semantic": "the semantic branch turns back at a fold",
+    "spinodal_positional": "the positional branch turns back at a fold",
+    "instability_semantic": "the semantic branch gains or loses stability towards m",
+    "instability_positional": "the positional branch gains or loses stability towards theta",
+}
+KINDS = tuple(MEANING)
 
 
 def add_parser(commands: Commands) -> None:
@@ -50,15 +56,14 @@ def add_parser(commands: Commands) -> None:
     command = add_command(
         commands,
         "threshold",
-        "Where a transition takes place along alpha. alpha_c: the training losses of the semantic "
-        "and the positional branch are equal. alpha_l: the test error of the branch with the "
-        "lowest training loss equals that of the best linear layer.",
+        "Where a transition takes place along alpha. "
+        + " ".join(f"{kind}: {meaning}." for kind, meaning in MEANING.items()),
     )
     command.add_argument(
         "kind",
-        choices=(*KINDS, *LATER_KINDS),
+        choices=KINDS,
         metavar="KIND",
-        help=f"{' or '.join(KINDS)} (later versions: {', '.join(LATER_KINDS)})",
+        help=f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
     )
     command.add_argument(
         "--alpha",
@@ -73,11 +78,6 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Search the range."""
-    if options.kind in LATER_KINDS:
-        raise BadInput(
-            f"threshold kind must be one of {', '.join(KINDS)} in this version ({__version__}), "
-            f"which does not compute {options.kind!r} yet"
-        )
     span = options.alpha
     if not isinstance(span, Range) or span.count is not None:
         raise BadInput(f"alpha must be a range LO:HI to search in (without :N), got {shown(span)}")
@@ -105,16 +105,26 @@ def run(options: argparse.Namespace) -> Answer:
 
 def _text(transition: Transition, record: Mapping[str, Any]) -> str:
     parameters = ", ".join(f"{name} = {record[name]:g}" for name in ("omega", "sigma", "lam"))
+    meaning = MEANING[transition.kind]
     if not math.isfinite(transition.value):
-        return f"{transition.kind} ({parameters}): {record['status']}. {transition.message}"
+        return (
+            f"{transition.kind} ({parameters}): {record['status']}. {transition.message}\n"
+            f"sought: where {meaning}"
+        )
     low, high = transition.bracket
+    value = concise(transition.value, transition.error)
+    name = transition.kind
+    if not name.startswith("alpha"):
+        name = f"{name}: alpha"
     lines = [
-        f"{transition.kind} = {concise(transition.value, transition.error)} ({parameters}), "
-        f"bracket [{low:.10g}, {high:.10g}], {record['status']}"
+        f"{name} = {value} ({parameters}), bracket [{low:.10g}, {high:.10g}], {record['status']}",
+        f"there {meaning}",
     ]
     if record["status"] != "converged":
         lines.append(transition.message)
-    if transition.others:
-        further = (concise(other.value, other.error) for other in transition.others)
-        lines.append(f"further ones at alpha = {', '.join(further)}")
+    for other in transition.others:
+        line = f"further: alpha = {concise(other.value, other.error)}, {other.status.token}"
+        if other.status.token != "converged":
+            line += f" ({other.message})"
+        lines.append(line)
     return "\n".join(lines)

@@ -1,0 +1,330 @@
+"""Transitions as lines: how one moves along a second parameter, and where and why it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, Place
+from gamp_theory.numerics import arclength
+from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
+from gamp_theory.overlaps import Overlaps
+from gamp_theory.state_evolution import QUADRATURE_SHARE
+from gamp_theory.transition_equations import (
+    EqualTestError,
+    EqualTrainLosses,
+    Fold,
+    Pitchfork,
+    TransitionEquations,
+)
+from gamp_theory.transitions import OTHER, OVERLAP, Transition, TransitionStatus
+
+__all__ = ["TransitionLine", "equations_of", "trace_transition"]
+
+Vector: TypeAlias = NDArray[np.float64]
+
+#: Steps along a line, in the coordinates of states and parameters.
+STEPS = StepControl(first=0.03, smallest=1e-3, largest=0.12, tol=1e-7, angle=0.4, points=200)
+#: Accuracy of the fixed points on a line, if nothing is said.
+LINE_TOL = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class TransitionLine:
+    """A transition as a curve in two parameters.
+
+    Attributes
+    ----------
+    kind : str
+        As of :class:`gamp_theory.transitions.Transition`.
+    parameter, along : str
+        The transition is at ``values`` of `parameter` where `along` is at ``positions``.
+    positions, values, errors : array, shape (points,)
+        In the order of the line; a line that turns has several values at one position.
+    meaningful : array of bool, shape (points,)
+        Whether every branch it is about is a minimum there: where one has lost its stability, the
+        line goes on, but nothing happens on it.
+    states : tuple of tuple of Overlaps
+        The fixed points it is about, at each point.
+    ends : tuple of str
+        Why it ends, at its first and its last point.
+    map_evaluations : int
+    """
+
+    kind: str
+    parameter: str
+    along: str
+    positions: Vector
+    values: Vector
+    errors: Vector
+    meaningful: NDArray[np.bool_]
+    states: tuple[tuple[Overlaps, ...], ...] = field(repr=False)
+    ends: tuple[str, str]
+    map_evaluations: int
+
+    def __repr__(self) -> str:
+        return (
+            f"<TransitionLine {self.kind}: {self.positions.size} points from "
+            f"({self.along}, {self.parameter}) = ({self.positions[0]:.6g}, {self.values[0]:.6g}) "
+            f"to ({self.positions[-1]:.6g}, {self.values[-1]:.6g})\n"
+            f"  begins: {self.ends[0]}\n  ends: {self.ends[1]}>"
+        )
+
+
+def trace_transition(
+    transition: Transition,
+    along: str,
+    to: float,
+    *,
+    back_to: float | None = None,
+    between: tuple[float, float] = (0.0, math.inf),
+    tol: float = LINE_TOL,
+    largest_step: float | None = None,
+    on_point: Callable[[float, float], object] | None = None,
+) -> TransitionLine:
+    """Follow a transition along a second parameter, through turning points.
+
+    Pseudo-arclength continuation of the equations of :mod:`gamp_theory.transition_equations`: the
+    states and both parameters move together, on rules that are frozen while a point is solved.
+
+    Parameters
+    ----------
+    transition : Transition
+        A converged one; where the line begins.
+    along : {"alpha", "omega", "lam", "sigma"}
+        The second parameter, other than the transition's own.
+    to : float
+        Where the line ends if nothing stops it before.
+    back_to : float, optional
+        Follow it to this value on the other side, too.
+    between : (low, high), optional
+        The transition's parameter: the line ends where it leaves this range.
+    tol : float
+        Accuracy of the fixed points.
+    largest_step : float, optional
+        In coordinates of which 1 is a natural unit.
+    on_point : callable, optional
+        Called with (position, value) of each point.
+
+    Returns
+    -------
+    TransitionLine
+        From `back_to`, if it is given, to `to`.
+
+    Raises
+    ------
+    ValueError
+        If the transition has not converged, on bad parameters, or if its equations have no root
+        beside it (:class:`gamp_theory.transition_equations.NoRoot`).
+    """
+    if transition.status is not TransitionStatus.CONVERGED:
+        raise ValueError(f"a line begins at a converged transition, got {transition!r}")
+    if along not in PARAMETERS or along == transition.parameter:
+        others = ", ".join(name for name in PARAMETERS if name != transition.parameter)
+        raise ValueError(f"along must be one of {others}, got {along!r}")
+    here = _value_of(transition.place, along)
+    for name, value in (("to", to), ("back_to", back_to)):
+        if value is None:
+            continue
+        good = 0 <= value <= 1 if along == "omega" else value > 0
+        if not (math.isfinite(value) and good):
+            allowed = "in [0, 1]" if along == "omega" else "> 0 and finite"
+            raise ValueError(f"{name} must be {allowed} along {along}, got {value!r}")
+        if value == here:
+            raise ValueError(
+                f"{name} must differ from the {along} of the transition, got {value!r}"
+            )
+    halves = []
+    for end in (back_to, to):
+        if end is not None:
+            run = _Line(transition, along, between, tol, on_point)
+            halves.append(run.follow(here, end, largest_step))
+    if len(halves) == 1:
+        return halves[0]
+    back, forth = halves
+    return TransitionLine(
+        kind=forth.kind,
+        parameter=forth.parameter,
+        along=along,
+        positions=np.concatenate([back.positions[::-1], forth.positions[1:]]),
+        values=np.concatenate([back.values[::-1], forth.values[1:]]),
+        errors=np.concatenate([back.errors[::-1], forth.errors[1:]]),
+        meaningful=np.concatenate([back.meaningful[::-1], forth.meaningful[1:]]),
+        states=back.states[::-1] + forth.states[1:],
+        ends=(back.ends[1], forth.ends[1]),
+        map_evaluations=back.map_evaluations + forth.map_evaluations,
+    )
+
+
+def equations_of(
+    transition: Transition, quadrature_tol: float, second: str | None = None
+) -> tuple[TransitionEquations, Vector]:
+    """The equations that a transition solves, and its vector of unknowns."""
+    place, parameter, kind = transition.place, transition.parameter, transition.kind
+    states = [side.overlaps for side in transition.sides if side.overlaps is not None]
+    equations: TransitionEquations
+    if kind == "alpha_c":
+        equations = EqualTrainLosses(place, parameter, [("theta",), ("m",)], quadrature_tol, second)
+    elif kind == "alpha_l":
+        (state,) = states
+        equations = EqualTestError(place, parameter, [_broken(state)], quadrature_tol, second)
+    elif kind.startswith("spinodal"):
+        (state,) = states
+        equations = Fold(place, parameter, _broken(state), quadrature_tol, second)
+    else:
+        (state,) = states
+        overlap = OVERLAP[kind.split("_")[1]]
+        direction = overlap if kind.startswith("onset") else OTHER[overlap]
+        equations = Pitchfork(place, parameter, _broken(state), direction, quadrature_tol, second)
+    return equations, equations.unknowns(states, transition.value)
+
+
+class _Line:
+    """One half of a line."""
+
+    def __init__(
+        self,
+        transition: Transition,
+        along: str,
+        between: tuple[float, float],
+        tol: float,
+        on_point: Callable[[float, float], object] | None,
+    ) -> None:
+        self.transition, self.along, self.between = transition, along, between
+        self.on_point = on_point
+        self.equations, self.z = equations_of(transition, QUADRATURE_SHARE * tol, along)
+        self.equations.coarsen(tol)
+        self.positions: list[float] = []
+        self.values: list[float] = []
+        self.errors: list[float] = []
+        self.meaningful: list[bool] = []
+        self.states: list[tuple[Overlaps, ...]] = []
+        self.ended = ""
+
+    def follow(self, here: float, to: float, largest_step: float | None) -> TransitionLine:
+        """From where the transition is, towards `to`."""
+        other = self.equations.other
+        assert other is not None
+        self.other: BranchMap = other
+        problem = Problem(
+            self.equations.residual, self.equations.jacobian, prepare=self.equations.prepare
+        )
+        control = STEPS
+        if largest_step is not None:
+            control = StepControl(
+                first=min(STEPS.first, largest_step),
+                smallest=STEPS.smallest,
+                largest=largest_step,
+                tol=STEPS.tol,
+                angle=STEPS.angle,
+                points=STEPS.points,
+            )
+        z, _ = self.equations.solve(self.z, other.coordinate(here))
+        curve = follow_curve(
+            problem,
+            z,
+            other.coordinate(here),
+            other.coordinate(to),
+            back_to=math.nan,
+            control=control,
+            on_point=self.found,
+        )
+        end = self.ended or self.why(curve, to)
+        return TransitionLine(
+            self.transition.kind,
+            self.transition.parameter,
+            self.along,
+            np.array(self.positions),
+            np.array(self.values),
+            np.array(self.errors),
+            np.array(self.meaningful),
+            tuple(self.states),
+            ("where it was found", end),
+            sum(map_.maps + map_.coarse_maps for map_ in self.equations.maps),
+        )
+
+    def why(self, curve: arclength.Curve, to: float) -> str:
+        """Why a line ends that was not ended here."""
+        if curve.stop is arclength.Stop.REACHED:
+            return f"the end of the range, {self.along} = {to:g}"
+        refusals = {map_.refusal for map_ in self.equations.maps}
+        if curve.stop is arclength.Stop.SMALLEST_STEP and "cost" in refusals:
+            return "the average over fields would cost too much beyond"
+        return {
+            arclength.Stop.SMALLEST_STEP: "no step along the line succeeds, however short",
+            arclength.Stop.CLOSED: "it comes back to where it began",
+            arclength.Stop.POINT_LIMIT: "the allowed number of points was used up",
+        }.get(curve.stop, curve.stop.value)
+
+    def found(self, here: CurvePoint) -> bool:
+        """Take in a point; True where the line ends before it."""
+        value = self.equations.value(here.x)
+        if self.positions and self.leaves(here, value):
+            return True
+        slope = here.jacobian[:, : len(here.x)]
+        try:
+            error = self.equations.error(here.x, here.p, slope)
+        except np.linalg.LinAlgError:
+            error = math.inf
+        self.positions.append(self.other.value(here.p))
+        self.values.append(value)
+        self.errors.append(error * self.equations.maps[0].rate(value))
+        self.states.append(tuple(self.equations.overlaps(here.x, here.p)))
+        self.meaningful.append(self.minima(here))
+        if self.on_point is not None:
+            self.on_point(self.positions[-1], value)
+        return False
+
+    def leaves(self, here: CurvePoint, value: float) -> bool:
+        """Whether the line has ended between the last point and this one."""
+        for map_, u in self.equations.parts(here.x):
+            state = self.equations.coordinates(map_, u)
+            for name in map_.broken:
+                if isinstance(self.equations, Pitchfork) and name == self.equations.direction:
+                    continue
+                if state[map_.inside.index(DIRECTIONS[name])] <= 0:
+                    whose = "semantic" if name == "theta" else "positional"
+                    self.ended = (
+                        f"the {whose} branch merges with the one that has {name} = 0, "
+                        f"between {self.along} = {self.positions[-1]:.4g} and "
+                        f"{self.other.value(here.p):.4g}"
+                    )
+                    return True
+        low, high = self.between
+        if not low <= value <= high:
+            self.ended = f"{self.transition.parameter} leaves the range {low:g} to {high:g}"
+            return True
+        return False
+
+    def minima(self, here: CurvePoint) -> bool:
+        """Whether the branches are stable here, in all directions but that of the transition."""
+        if isinstance(self.equations, Fold):
+            return True
+        for map_, u in self.equations.parts(here.x):
+            state = self.equations.coordinates(map_, u)
+            last = map_.last
+            map_.coarse = None
+            map_.jacobian(state, float(here.x[-1]), np.zeros(len(map_.inside)))
+            map_.last = last
+            if map_.spectrum is None:
+                return False
+            matrix = map_.spectrum.matrix
+            if isinstance(self.equations, Pitchfork):
+                keep = [i for i in range(4) if i != DIRECTIONS[self.equations.direction]]
+                matrix = matrix[np.ix_(keep, keep)]
+            if np.any(np.linalg.eigvals(matrix).real >= 1):
+                return False
+        return True
+
+
+def _broken(state: Overlaps) -> tuple[str, ...]:
+    return tuple(name for name in DIRECTIONS if getattr(state, name) != 0)
+
+
+def _value_of(place: Place, name: str) -> float:
+    return float(getattr(place if name in ("alpha", "lam") else place.model, name))
