@@ -20,6 +20,7 @@ __all__ = [
     "KNOWN",
     "LOSSES",
     "OVERLAPS",
+    "SETTLED",
     "model_record",
     "point_record",
     "settled",
