@@ -159,7 +159,9 @@ def phase_diagram_dataset(diagram: PhaseDiagram) -> xarray.Dataset:
 
     sizes = [line.positions.size for line in lines]
     add("kind", "line", words([line.kind for line in lines]), "transition", "")
-    add("begins", "line", words([line.ends[0] for line in lines]), "why it begins where it does", "")
+    add(
+        "begins", "line", words([line.ends[0] for line in lines]), "why it begins where it does", ""
+    )
     add("ends", "line", words([line.ends[1] for line in lines]), "why it ends where it does", "")
     add(
         "map_evaluations",

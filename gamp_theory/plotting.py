@@ -253,9 +253,7 @@ _LOOKS = {
     "spinodal_semantic": _Look(COLOURS["semantic"], _DASHED, 1.2, "spinodal, semantic"),
     "spinodal_positional": _Look(COLOURS["positional"], _DASHED, 1.2, "spinodal, positional"),
     "instability_semantic": _Look(COLOURS["semantic"], _DOTTED, 1.6, "instability, semantic"),
-    "instability_positional": _Look(
-        COLOURS["positional"], _DOTTED, 1.6, "instability, positional"
-    ),
+    "instability_positional": _Look(COLOURS["positional"], _DOTTED, 1.6, "instability, positional"),
 }
 _TINTS = {**COLOURS, "zero": "#D9D9D9"}
 

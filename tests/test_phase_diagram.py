@@ -100,8 +100,11 @@ def plane(monkeypatch):
 
     def survey(place, parameter, span, kinds, **_):
         omega = place.model.omega
-        values = {kind: float(np.interp(omega, LINES[kind].positions, LINES[kind].values))
-                  for kind in LINES if kind in kinds}
+        values = {
+            kind: float(np.interp(omega, LINES[kind].positions, LINES[kind].values))
+            for kind in LINES
+            if kind in kinds
+        }
         return [transition(k, omega, v) for k, v in values.items() if span[0] <= v <= span[1]]
 
     def trace(found, along, to, **_):
@@ -351,10 +354,13 @@ def test_the_command_writes_and_prints_the_diagram(plane, capsys, tmp_path, monk
     assert "semantic; positional metastable" in text
 
 
-@pytest.mark.parametrize(("complete", "failures", "exit_code", "status"), [
-    (False, (), 130, "interrupted"),
-    (True, (Failure("survey", 0.1, math.nan, "solve_failed", "no luck"),), 1, "incomplete"),
-])
+@pytest.mark.parametrize(
+    ("complete", "failures", "exit_code", "status"),
+    [
+        (False, (), 130, "interrupted"),
+        (True, (Failure("survey", 0.1, math.nan, "solve_failed", "no luck"),), 1, "incomplete"),
+    ],
+)
 def test_the_command_says_what_is_missing(
     capsys, monkeypatch, tmp_path, complete, failures, exit_code, status
 ):

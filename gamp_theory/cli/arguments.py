@@ -276,5 +276,7 @@ def writable(name: str, option: str = "out") -> Path:
     """The path of an output file, refused before anything is computed for it."""
     path = Path(name)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"{option} must be a file in a directory that can be written to, got {name!r}")
+        raise BadInput(
+            f"{option} must be a file in a directory that can be written to, got {name!r}"
+        )
     return path

@@ -59,9 +59,7 @@ def add_parser(commands: Commands) -> None:
         default=1e-4,
         help="relative accuracy of the fixed points on the lines (default: 1e-4)",
     )
-    command.add_argument(
-        "--jobs", type=integer, default=2, help="threads (default: %(default)s)"
-    )
+    command.add_argument("--jobs", type=integer, default=2, help="threads (default: %(default)s)")
     command.add_argument("--out", metavar="FILE.nc", help="write lines and regions as a dataset")
     command.add_argument(
         "--plot", metavar="FILE", help="write the figure; the suffix is its format, such as .png"
@@ -99,9 +97,7 @@ def run(options: argparse.Namespace) -> Answer:
     document = _document(diagram, [str(path) for path in paths.values()])
     document["seconds"] = time.perf_counter() - began
     if not diagram.complete:
-        print(
-            f"gamp-theory: interrupted: {len(diagram.lines)} lines finished", file=sys.stderr
-        )
+        print(f"gamp-theory: interrupted: {len(diagram.lines)} lines finished", file=sys.stderr)
         return Answer(document, _text(diagram), INTERRUPTED)
     return Answer(document, _text(diagram), UNSETTLED if diagram.failures else SUCCESS)
 
