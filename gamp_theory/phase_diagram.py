@@ -31,7 +31,7 @@ __all__ = ["DIAGRAM_TOL", "Failure", "PhaseDiagram", "Region", "phase_diagram"]
 
 Vector: TypeAlias = NDArray[np.float64]
 
-#: Accuracy of the fixed points on the lines, if nothing is said: a tenth of a line's width in print.
+#: Accuracy of the fixed points on the lines, if nothing is said: finer than print.
 DIAGRAM_TOL = 1e-4
 #: Where lines are looked for: fractions of the range of omega.
 COLUMNS = (0.5, 0.15, 0.85)

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import xarray
-from matplotlib.figure import Figure
 from command import run, run_json
+from matplotlib.figure import Figure
 
-from gamp_theory import AttentionModel, phase_diagram as module, plotting, solve
+from gamp_theory import AttentionModel, plotting, solve
+from gamp_theory import phase_diagram as module
 from gamp_theory.branch_map import Place
 from gamp_theory.datasets import phase_diagram_dataset
 from gamp_theory.overlaps import Overlaps
@@ -399,3 +400,50 @@ def test_the_command_refuses_bad_input(capsys, arguments, words):
     assert out == ""
     for word in words:
         assert word in err
+
+
+# ------------------------------------------------------------------- against the solver itself
+
+
+@pytest.mark.parametrize(
+    ("omega", "low", "high", "label"),
+    [
+        (0.3, 0.3, 0.7, "positional only"),
+        (0.3, 0.95, 1.2, "positional; semantic metastable"),
+        (0.3, 1.3, 1.6, "semantic; positional metastable"),
+        (0.05, 1.4, 1.9, "semantic only"),
+    ],
+)
+def test_a_region_is_named_as_an_accurate_solve_elsewhere_in_it_says(omega, low, high, label):
+    drawing = module._Drawing(MODEL, (0.05, 2.2), (0.0, 0.5), 0.01, 1e-4, (), 1, None)
+    region = drawing.named([(omega, low, high)])
+    assert region.label == label
+    assert region.lowest == lowest_at(omega, np.random.default_rng(1).uniform(low, high))
+    assert not drawing.failures
+
+
+def lowest_at(omega, alpha):
+    """The stable branch of lowest training loss, of accurate solves."""
+    model = MODEL.with_parameters(omega=omega)
+    found = [solve(model, alpha, 0.01, start, tol=1e-4) for start in ("semantic", "positional")]
+    found = [point for point in found if point.stability.stable]
+    return min(found, key=lambda point: point.train_loss).branch
+
+
+@pytest.mark.slow  # three surveys and two lines: a minute
+def test_a_real_diagram_agrees_with_solves_and_published_thresholds():
+    diagram = phase_diagram(MODEL, (1.1, 1.9), (0.25, 0.4), kinds=("alpha_c", "alpha_l"), jobs=2)
+    assert not diagram.failures
+    for kind, known in (
+        ("alpha_c", {0.3: 1.25153566, 0.4: 1.77151162}),
+        ("alpha_l", {0.3: 1.4922705}),
+    ):
+        (one,) = diagram.of_kind(kind)
+        for omega, value in known.items():
+            # between its points the line is straight: the sagitta of a step is some 1e-3
+            assert module._at(one, omega) == [pytest.approx(value, rel=2e-3)]
+    rng = np.random.default_rng(2)
+    for _ in range(8):
+        omega, alpha = rng.uniform(0.25, 0.4), rng.uniform(1.1, 1.9)
+        (label,) = label_at(diagram, omega, alpha)
+        assert label.split(";")[0] == lowest_at(omega, alpha)
