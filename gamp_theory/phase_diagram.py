@@ -27,7 +27,15 @@ from gamp_theory.transition_equations import NoRoot
 from gamp_theory.transition_lines import TransitionLine, trace_transition
 from gamp_theory.transitions import KINDS, Transition, survey_transitions
 
-__all__ = ["DIAGRAM_TOL", "Failure", "PhaseDiagram", "Region", "phase_diagram"]
+__all__ = [
+    "COLUMNS",
+    "DIAGRAM_TOL",
+    "LARGEST_STEP",
+    "Failure",
+    "PhaseDiagram",
+    "Region",
+    "phase_diagram",
+]
 
 Vector: TypeAlias = NDArray[np.float64]
 
@@ -458,8 +466,10 @@ def _minima(points: Sequence[FixedPoint]) -> list[FixedPoint]:
         for point in points
         if point.status.token in KNOWN and point.stability is not None and point.stability.stable
     ]
-    good.sort(key=lambda point: point.train_loss_variational)
-    return list({point.branch: point for point in reversed(good)}.values())[::-1]
+    lowest: dict[str, FixedPoint] = {}
+    for point in sorted(good, key=lambda point: point.train_loss_variational):
+        lowest.setdefault(point.branch, point)
+    return list(lowest.values())
 
 
 def _told_apart(minima: Sequence[FixedPoint]) -> bool:
@@ -526,7 +536,7 @@ def _trimmed(line: TransitionLine, low: float, high: float) -> TransitionLine:
 
 def _at(line: TransitionLine, omega: float, *, meaningful: bool = False) -> list[float]:
     """The values of a line at one omega, between its points by straight lines."""
-    found = []
+    found: list[float] = []
     x, y = line.positions, line.values
     for k in range(x.size - 1):
         a, b = sorted((x[k], x[k + 1]))
