@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from gamp_theory.branch_map import Place, place_at
 from gamp_theory.model import AttentionModel
+from gamp_theory.overlaps import Overlaps
 from gamp_theory.records import KNOWN, SETTLED
 from gamp_theory.result import FixedPoint
+from gamp_theory.starts import branch_name
 from gamp_theory.state_evolution import (
     QUADRATURE_SHARE,
     RESIDUAL_SHARE,
@@ -25,7 +27,7 @@ from gamp_theory.state_evolution import (
 )
 from gamp_theory.transition_equations import NoRoot
 from gamp_theory.transition_lines import TransitionLine, trace_transition
-from gamp_theory.transitions import KINDS, Transition, survey_transitions
+from gamp_theory.transitions import KINDS, OVERLAP, Transition, survey_transitions
 
 __all__ = [
     "COLUMNS",
@@ -422,7 +424,7 @@ class _Drawing:
             points = []
             for start in ("semantic", "positional", "zero"):
                 self.go_on()
-                points.append(_probe(place, start, tol))
+                points.append(self.probed(place, start, tol))
             minima = _minima(points)
             if _told_apart(minima):
                 break
@@ -442,8 +444,31 @@ class _Drawing:
         lowest = stable[0] if _told_apart(minima) and stable else ""
         return Region(lowest, stable, omega, low, high, (alpha, at), tuple(points))
 
+    def probed(self, place: Place, start: str, tol: float) -> FixedPoint:
+        """Where a start ends; if on no minimum of its branch, where the nearest line's state does.
 
-def _probe(place: Place, start: str, tol: float) -> FixedPoint:
+        A branch may have two pieces at one place, and the named start may fall to the unstable one.
+        """
+        point = _probe(place, start, tol)
+        if start not in OVERLAP or (point.branch == start and _minima([point])):
+            return point
+        state = self.nearest(place, start)
+        if state is None:
+            return point
+        other = _probe(place, state, tol)
+        return other if other.branch == start and _minima([other]) else point
+
+    def nearest(self, place: Place, branch: str) -> Overlaps | None:
+        """The state of a branch on the point of a line that is nearest; None if there is none."""
+        found: list[tuple[float, Overlaps]] = []
+        for line in self.lines:
+            for omega, alpha, states in zip(line.positions, line.values, line.states, strict=True):
+                far = math.hypot(omega - place.model.omega, math.log(alpha / place.alpha))
+                found += [(far, state) for state in states if branch_name(state) == branch]
+        return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _probe(place: Place, start: str | Overlaps, tol: float) -> FixedPoint:
     """Where a start ends, with the stability of the map alone."""
     solver = Solver(
         place.model,

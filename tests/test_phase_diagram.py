@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +83,8 @@ def point(start, loss, stable, status=Status.CONVERGED):
 def probe(place, start, tol):
     """The fixed points of that plane."""
     label = truth(place.model.omega, place.alpha)
+    if isinstance(start, Overlaps):
+        start = "positional" if start.m else "semantic"
     if start == "zero":
         return point(start, math.nan, False, Status.DOES_NOT_EXIST)
     return point(start, 1.0 if label.startswith(start) else 2.0, start in label)
@@ -197,8 +200,8 @@ def test_what_fails_is_in_the_data_with_its_status(plane, monkeypatch, tmp_path)
         return trace(found, *arguments, **options)
 
     def unsolved(place, start, tol):
-        if start == "positional":
-            return point(start, math.nan, False, Status.ITERATION_LIMIT)
+        if start == "positional" or getattr(start, "m", 0) > 0:
+            return point("positional", math.nan, False, Status.ITERATION_LIMIT)
         return probe(place, start, tol)
 
     monkeypatch.setattr(module, "trace_transition", failing)
@@ -431,6 +434,17 @@ def test_a_region_is_named_as_an_accurate_solve_elsewhere_in_it_says(omega, low,
     assert region.label == label
     assert region.lowest == lowest_at(omega, np.random.default_rng(1).uniform(low, high))
     assert not drawing.failures
+
+
+def test_a_minimum_that_the_named_start_misses_is_found_from_a_line():
+    """At omega = .25, alpha = 2.2 the positional start falls to a second branch, a saddle."""
+    state = Overlaps(q=0.0607, m=0.2359, V=12.97, theta=0.0)  # the stable one, at alpha = 2
+    drawing = module._Drawing(MODEL, (0.05, 2.2), (0.0, 0.5), 0.01, 1e-4, (), 1, None)
+    part = [(0.25, 2.19, 2.2)]
+    missed = drawing.named(part)
+    assert missed.label == "semantic only"
+    drawing.lines = [replace(line("instability_positional", [0.25], [2.0]), states=((state,),))]
+    assert drawing.named(part).label == "semantic; positional metastable"
 
 
 def lowest_at(omega, alpha):
