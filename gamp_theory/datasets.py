@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import xarray
 
     from gamp_theory.model import AttentionModel
+    from gamp_theory.phase_diagram import PhaseDiagram
     from gamp_theory.result import FixedPoint
     from gamp_theory.transitions import Transition
 
-__all__ = ["transition_dataset"]
+__all__ = ["phase_diagram_dataset", "transition_dataset"]
 
 _ABOUT = {
     "q": "student norm Q.Sigma.Q/d",
@@ -118,6 +119,129 @@ def transition_dataset(
     dataset.attrs = _provenance(model, first.lam)
     return dataset
 
+
+def phase_diagram_dataset(diagram: PhaseDiagram) -> xarray.Dataset:
+    """Lines, regions and failures of a phase diagram, labelled.
+
+    Lines and regions differ in length: their points stand one after the other along ``point`` and
+    ``cut``, and ``line_of_point`` and ``region_of_cut`` say whose they are.
+
+    Parameters
+    ----------
+    diagram : PhaseDiagram
+
+    Returns
+    -------
+    xarray.Dataset
+        Dimensions line, point, side (the fixed points a line is about), overlap, region, cut,
+        start (from which a region's branches were solved) and failure; any but side, overlap and
+        start may be of length 0.
+    """
+    import xarray
+
+    lines, regions, failures = diagram.lines, diagram.regions, diagram.failures
+    dataset = xarray.Dataset(
+        coords={
+            "overlap": ("overlap", list(OVERLAPS), {"long_name": "overlap"}),
+            "start": ("start", list(_PROBES), {"long_name": "start of a solve"}),
+        }
+    )
+
+    def add(name: str, dims: str | tuple[str, ...], values: Any, about: str, units: str) -> None:
+        attrs = {"long_name": about, **({"units": units} if units else {})}
+        dataset[name] = (dims, values, attrs)
+
+    def joined(parts: Sequence[Any], dtype: type = float) -> np.ndarray:
+        return np.concatenate([np.asarray(part, dtype) for part in parts] or [np.zeros(0, dtype)])
+
+    def words(values: Sequence[str]) -> np.ndarray:
+        return np.array(list(values), dtype=str)
+
+    sizes = [line.positions.size for line in lines]
+    add("kind", "line", words([line.kind for line in lines]), "transition", "")
+    add(
+        "begins", "line", words([line.ends[0] for line in lines]), "why it begins where it does", ""
+    )
+    add("ends", "line", words([line.ends[1] for line in lines]), "why it ends where it does", "")
+    add(
+        "map_evaluations",
+        "line",
+        np.array([line.map_evaluations for line in lines], int),
+        "maps it took",
+        "1",
+    )
+    add("line_of_point", "point", np.repeat(np.arange(len(lines)), sizes), "index of the line", "1")
+    for name, about, field in (
+        ("omega", "weight of the positional part of the target", "positions"),
+        ("alpha", "sample ratio n/d at the transition", "values"),
+        ("alpha_error", "error bar of alpha", "errors"),
+    ):
+        add(name, "point", joined([getattr(line, field) for line in lines]), about, "1")
+    add(
+        "meaningful",
+        "point",
+        joined([line.meaningful for line in lines], bool),
+        "whether every branch the line is about is a minimum there",
+        "",
+    )
+    states = np.full((sum(sizes), 2, len(OVERLAPS)), math.nan)
+    for k, sides in enumerate(sides for line in lines for sides in line.states):
+        for j, state in enumerate(sides):
+            states[k, j] = state.as_array()
+    add("state", ("point", "side", "overlap"), states, "overlaps at the transition", "1")
+
+    sizes = [region.omega.size for region in regions]
+    add("label", "region", words([r.label for r in regions]), "what is there", "")
+    add("lowest", "region", words([r.lowest for r in regions]), "branch of lowest loss", "")
+    stable = [", ".join(region.stable) for region in regions]
+    add("stable", "region", words(stable), "branches that are minima, the lowest first", "")
+    for i, name in enumerate(("alpha", "omega")):
+        values = np.array([region.probe[i] for region in regions], dtype=float)
+        add(f"probe_{name}", "region", values, f"{name} at which it was named", "1")
+    for name, about, value, dtype in (
+        ("branch", "branch on which the solve ended", lambda p: p.branch, str),
+        ("status", "how the solve ended", lambda p: p.status.token, str),
+        ("train_loss", "training loss", lambda p: p.train_loss_variational, float),
+        (
+            "train_loss_error",
+            "error bar of the training loss",
+            lambda p: p.errors.train_loss_variational,
+            float,
+        ),
+    ):
+        table = [[value(point) for point in region.points] for region in regions]
+        values = np.array(table, dtype).reshape(len(regions), len(_PROBES))
+        add(f"probe_{name}", ("region", "start"), values, about, "1" if dtype is float else "")
+    add("region_of_cut", "cut", np.repeat(np.arange(len(regions)), sizes), "region's index", "1")
+    for name, about, field in (
+        ("cut_omega", "omega at which the region is cut", "omega"),
+        ("cut_low", "lower end of the region there, in alpha", "low"),
+        ("cut_high", "upper end of the region there, in alpha", "high"),
+    ):
+        add(name, "cut", joined([getattr(region, field) for region in regions]), about, "1")
+
+    for name, about in (
+        ("kind", "what could not be computed"),
+        ("status", "how it ended"),
+        ("message", "the same, in a sentence"),
+    ):
+        add(f"failure_{name}", "failure", words([getattr(f, name) for f in failures]), about, "")
+    for name in ("omega", "alpha"):
+        values = np.array([getattr(failure, name) for failure in failures], dtype=float)
+        add(f"failure_{name}", "failure", values, f"{name} where it was tried", "1")
+    dataset.attrs = _provenance(diagram.model, diagram.lam)
+    dataset.attrs |= {
+        "title": "Phase diagram of a solvable attention model",
+        "omega_range": list(diagram.omega),
+        "alpha_range": list(diagram.alpha),
+        "complete": int(diagram.complete),
+    }
+    del dataset.attrs["omega"]  # it is an axis here
+    return dataset
+
+
+#: The starts that name a region, in the order of its points.
+_PROBES = ("semantic", "positional", "zero")
 
 _THRESHOLDS = {
     "alpha_c": "sample ratio at which semantic and positional training losses are equal",

@@ -21,6 +21,7 @@ __all__ = [
     "KNOWN",
     "LOSSES",
     "OVERLAPS",
+    "SETTLED",
     "general_point_record",
     "model_record",
     "point_record",

@@ -102,14 +102,27 @@ def add_alpha(command: Parser) -> None:
     )
 
 
-def add_model(command: Parser, *, ranges: bool = False) -> None:
-    """``--omega --sigma --lam --target``; the first three as ranges, too, if there are `ranges`."""
+def add_model(command: Parser, *, ranges: bool = False, plane: bool = False) -> None:
+    """``--omega --sigma --lam --target``; the first three as ranges, too, if there are `ranges`.
+
+    In the `plane` of alpha and omega, omega is a range.
+    """
     group = command.add_argument_group("model")
-    for name, default, meaning in (
+    if plane:
+        group.add_argument(
+            "--omega",
+            type=number_or_range,
+            default=Range(0.0, 0.5, None),
+            metavar="LO:HI",
+            help="range of the weight of the positional part of the target, within [0, 1] "
+            "(default: 0:0.5)",
+        )
+    numbers = (
         ("omega", 0.3, "weight of the positional part of the target, in [0, 1]"),
         ("sigma", 0.5, "standard deviation of the token entries, positive"),
         ("lam", 0.01, "ridge, on a risk that is a sum over samples; not negative"),
-    ):
+    )
+    for name, default, meaning in numbers[1:] if plane else numbers:
         group.add_argument(
             f"--{name}",
             type=number_or_range if ranges else number,
@@ -262,9 +275,11 @@ def build_model(
     )
 
 
-def writable(name: str) -> Path:
+def writable(name: str, option: str = "out") -> Path:
     """The path of an output file, refused before anything is computed for it."""
     path = Path(name)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"out must be a file in a directory that can be written to, got {name!r}")
+        raise BadInput(
+            f"{option} must be a file in a directory that can be written to, got {name!r}"
+        )
     return path
