@@ -170,19 +170,6 @@ def test_an_onset_is_where_the_branch_begins():
     assert below.branch == "uninformed"
 
 
-# --------------------------------------------------------------------------------- spinodals
-
-
-@pytest.mark.slow  # the branch is followed through its fold
-def test_the_positional_branch_folds_in_omega():
-    """Two positional fixed points on one side of it, none on the other; .241286(4) by detection."""
-    found = find_transition(MODEL, "spinodal_positional", 2.5, omega=(0.2, 0.3), tol=1e-4)
-    check(found, "spinodal_positional", "omega")
-    assert found.value == pytest.approx(0.241286, rel=0, abs=2e-5)
-    (side,) = found.sides
-    assert side.branch == "positional"
-
-
 # --------------------------------------------------------------------------- nothing is there
 
 
