@@ -463,6 +463,20 @@ def trace(
     return tuple(points)
 
 
+def _completed(point: FixedPoint) -> FixedPoint:
+    """A point that was asked for: with slices where it takes them, and its replicon."""
+    assert point.stability is not None
+    assert point.overlaps is not None
+    if point.status is Status.QUADRATURE_LIMIT:
+        again = solve(
+            point.model, point.alpha, point.lam, point.overlaps, point.tol, on_failure="return"
+        )
+        if again.converged and again.branch == point.branch:
+            return again
+    whole = contracted(point.stability, point.model, point.overlaps, point.alpha)
+    return replace(point, stability=whole)
+
+
 def _ahead(values: Sequence[float], i: int) -> list[float]:
     """The values after the i-th, as far as they go on in one direction."""
     ahead: list[float] = []
@@ -486,10 +500,7 @@ def _follow_through(
         value = _value_of(point, along)
         if value == waiting[0]:
             del waiting[0]
-            assert point.stability is not None
-            assert point.overlaps is not None
-            whole = contracted(point.stability, point.model, point.overlaps, point.alpha)
-            finish(replace(point, stability=whole))
+            finish(_completed(point))
         turned = value != last and (value > last) != forward
         last = value
         return turned or not waiting
