@@ -40,6 +40,7 @@ from gamp_theory.numerics.arclength import (
 from gamp_theory.numerics.bracketing import RootStatus, bracket_root
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.stability import MapJacobian, contracted
+from gamp_theory.starts import branch_name
 from gamp_theory.state_evolution import (
     QUADRATURE_SHARE,
     RESIDUAL_SHARE,
@@ -756,6 +757,9 @@ class _Run:
         point = solver.assemble(
             base.x, base.rule, base.averages, residual, error, spectrum, Status.QUADRATURE_LIMIT
         )
+        assert point.overlaps is not None
+        # the bars of the overlaps are infinite at a fold: they must not decide what it is called
+        point = replace(point, branch=branch_name(point.overlaps, 0.0, 0.0))
         tangent = self.natural(fold.tangent, base.x, fold.x, place)
         self.record("fold", fold.p, off, "", point, fold.after, tangent)
 

@@ -312,3 +312,14 @@ def test_value_lies_in_its_bracket():
 
 def test_there_are_eight_kinds():
     assert len(set(KINDS)) == 8
+
+
+def test_the_positional_branch_folds_in_omega():
+    """.241286391(200) by tol 1e-6, and .241283 as a singular Jacobian: docs/branches.md."""
+    found = find_transition(MODEL, "spinodal_positional", 2.5, tol=1e-4, omega=(0.235, 0.245))
+    assert found.status is TransitionStatus.CONVERGED
+    assert found.parameter == "omega"
+    assert abs(found.value - 0.2412864) <= 2 * found.error < 1e-3
+    assert found.bracket[0] < found.value < found.bracket[1]
+    (side,) = found.sides
+    assert side.branch == "positional"
