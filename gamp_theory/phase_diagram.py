@@ -258,7 +258,8 @@ class _Drawing:
             complete = False
         finally:
             self.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            # after Ctrl-C a solve that is under way is not waited for: it can take a minute
+            pool.shutdown(wait=complete, cancel_futures=True)
         order = {kind: k for k, kind in enumerate(KINDS)}
         return PhaseDiagram(
             self.model,
