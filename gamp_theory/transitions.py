@@ -109,7 +109,7 @@ class Transition:
     Attributes
     ----------
     kind : str
-        One of :data:`KINDS` (docs/theory.md, section 7).
+        One of :data:`KINDS` (docs/phase_diagram.md).
 
         ``alpha_c``: semantic and positional training losses are equal (first order).
         ``alpha_l``: the test error of the branch of lowest training loss equals the linear
