@@ -58,7 +58,7 @@ QUADRATURE_SHARE = 0.3
 SEARCH_TOL = 2e-3
 SEARCH_RULE_TOL = 5e-3
 JACOBIAN_TOL = 5e-4
-FINEST = 1e-8  # quadrature tolerance beyond which nothing is gained
+FINEST = 2e-9  # quadrature tolerance beyond which nothing is gained
 #: Absolute floors of the tolerances, in units of rho for q and so on.
 FLOOR = 1e-6
 POLISH_MAPS = 60
@@ -78,6 +78,7 @@ REACH = 2.0
 #: Slices that a solve may integrate in all: a minute or so.
 LARGEST_COST = 10_000_000
 POLISH_STEPS = 12
+LAST_STEP = 0.03  # Newton step, in units of tol, that is not worth another map
 ROUNDS = 7
 #: Accuracy asked of the plane rule once it has been refused, and refusals until slices follow.
 FINE_PLANE = 3e-7
@@ -492,27 +493,32 @@ class Solver:
     def newton(
         self, x: Vector, rule: PairRule, jacobian: MapJacobian
     ) -> tuple[Vector, ChannelAverages, Vector, bool]:
-        """Chord iteration ``x += (1 - J)^-1 (F(x) - x)``; Anderson where that does not contract."""
-        inverse = np.linalg.inv(np.eye(4) - jacobian.matrix)
+        """Newton's steps ``x += (1 - J)^-1 (F(x) - x)``, J kept up to date by Broyden.
+
+        Anderson where they do not contract.
+        """
+        slope = np.eye(4) - jacobian.matrix
         inside = x != 0
         floor = FLOOR * self.residual_tol * self.units
         last = math.inf
+        step = np.zeros(4)
         for _ in range(POLISH_STEPS):
             self.spend(rule)
             f, averages = self.map(x, rule)
             residual = np.where(inside, f - x, 0.0)
+            if np.any(step):  # a whole step leaves nothing of a linear residual
+                relative = np.where(inside, step / (x**2 + floor), 0.0)
+                slope = slope - np.outer(residual, relative) / (relative @ step)
             size = float(np.max(np.abs(residual) / (floor + self.residual_tol * np.abs(x))))
-            if size <= 1:
+            step = np.where(inside, np.linalg.solve(slope, residual), 0.0)
+            # near a bifurcation a small residual can still be a long step
+            close = np.all(np.abs(step) <= LAST_STEP * self.tol * np.abs(x) + floor)
+            if size <= 1 and (close or size > 0.7 * last):
                 return x, averages, residual, True
-            if not size < 0.7 * last:
+            if not size < 0.7 * last or not self.admissible(x + step):
                 break
             last = size
-            step = inverse @ residual
-            for _ in range(20):
-                if self.admissible(x + step):
-                    break
-                step = step / 2
-            x = np.where(inside, x + step, 0.0)
+            x = x + step
         result = solve_fixed_point(
             lambda z: self.map(z, rule)[0],
             x,

@@ -382,7 +382,7 @@ from gamp_theory.numerics.quadrature import gauss_legendre, trapezoid_normal
 state = kernels.SliceState(0.125, 18.0, 0.3, 0.2, 0.2, 0.1, 0.4, 0.15)
 zeta, panel, cell = trapezoid_normal(1.0, 3.0), gauss_legendre(4, 0, 1), gauss_legendre(3, 0, 1)
 grid = kernels.SliceGrid(zeta.nodes, zeta.weights, panel.nodes, panel.weights, 4.5, _legendre(4),
-                         cell.nodes, cell.weights, 4.0, 3.0, 1e-3)
+                         cell.nodes, cell.weights, 4.0, 3.0, 1e-3, False)
 y = np.array([[0.5, -0.2], [0.9, -0.6]])
 radius = kernels.search_radii(y, state, 4.0, _candidates())
 search = _search_grid(3.0, 0.2)

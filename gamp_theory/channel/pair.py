@@ -6,6 +6,7 @@ one; it knows where it can not be used.  The slice rule takes over there by itse
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +29,7 @@ __all__ = ["PairChannel", "PairRule"]
 
 #: Accuracy of the plane rule by level, and of the finest slices worth their time.
 PLANE_TOLERANCES = (3e-4, 3e-5, 1e-5, 1e-6, 3e-7, 5e-8, 1e-8)
-FINEST_SLICES = 1e-8
+FINEST_SLICES = 2e-9
 #: Slices of a rule beyond which it is not refined further: a few seconds an evaluation.
 MOST_SLICES = 1_000_000
 #: Two neighbouring rules can err alike: what their difference is multiplied by.
@@ -106,23 +107,38 @@ class PairRule:
         What the two have in common (holes cut short, slices with a piece missing, angles) is added
         with the sign of the difference.
         """
-        fine = averages.as_array()
-
-        def less(nodes: PlaneRule | SliceRule) -> NDArray[np.float64]:
-            return _evaluate(self.model, overlaps, nodes)[0].as_array() - fine
-
         if isinstance(self.nodes, PlaneRule):
-            flip = None if self.even else False
-            levels = range(self.nodes.level - 1, max(self.nodes.level - 3, -1), -1)
-            one, *two = (less(plane_rule(self.model, self.at, n, flip=flip)) for n in levels)
-            sizes = [SAFETY * abs(one), *(abs(d) / TWO_LEVELS for d in two)]
-            difference = np.copysign(np.max(sizes, axis=0), one)
+            difference = self._between_planes(overlaps, self.nodes, averages.as_array())
         else:
-            tol = min(COARSER * self.tol, 0.01)
-            difference = SAFETY * less(slice_rule(self.model, self.at, tol, even=self.even))
+            difference = self._between_slices(overlaps, self.nodes)
         # what a coarser rule of the kind has in common with this one
         shared = _evaluate(self.model, overlaps, self.nodes)[1]
         return ChannelAverages.from_array(difference + np.copysign(shared, difference))
+
+    def _between_planes(
+        self, overlaps: Overlaps, nodes: PlaneRule, fine: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Planes one and two levels coarser against this one."""
+        flip = None if self.even else False
+        differences = []
+        for level in range(nodes.level - 1, max(nodes.level - 3, -1), -1):
+            coarse = plane_rule(self.model, self.at, level, flip=flip)
+            differences.append(_evaluate(self.model, overlaps, coarse)[0].as_array() - fine)
+        one, *two = differences
+        sizes = [SAFETY * abs(one), *(abs(d) / TWO_LEVELS for d in two)]
+        return np.copysign(np.max(sizes, axis=0), one)
+
+    def _between_slices(self, overlaps: Overlaps, nodes: SliceRule) -> NDArray[np.float64]:
+        """Slices of a larger tolerance against these, with the same angles.
+
+        What the angles cost is estimated apart (:func:`_evaluate`), by those that are left out.
+        """
+        tol = min(COARSER * self.tol, 0.01)
+        coarse_nodes = slice_rule(self.model, overlaps, tol, even=self.even)
+        fine = _sliced(self.model, overlaps, nodes)[1].fewer
+        coarse = _sliced(self.model, overlaps, coarse_nodes)[1].fewer
+        angles = min(nodes.angles, coarse_nodes.angles)
+        return SAFETY * (coarse[angles].as_array() - fine[angles].as_array())
 
 
 class PairChannel:
@@ -200,14 +216,18 @@ class PairChannel:
         return lost + outer_folds(self.model, overlaps, coarse) < most
 
 
+#: An error estimate needs the last averages once more.
+_sliced = functools.lru_cache(maxsize=4)(slice_averages)
+
+
 def _evaluate(
     model: AttentionModel, overlaps: Overlaps, rule: PlaneRule | SliceRule
 ) -> tuple[ChannelAverages, NDArray[np.float64]]:
     """Averages, and estimates of the errors that a coarser rule of the kind may share."""
     if isinstance(rule, SliceRule):
-        averages, report = slice_averages(model, overlaps, rule)
+        averages, report = _sliced(model, overlaps, rule)
         fine = averages.as_array()
-        angles = abs(report.fewer.as_array() - fine) / HALF_ANGLES
+        angles = abs(report.fewer[rule.angles // 2].as_array() - fine) / HALF_ANGLES
         return averages, angles + report.unresolved * abs(fine)
     averages, diagnostics = plane_averages(model, overlaps, rule)
     return averages, _shared(diagnostics) * abs(averages.as_array())

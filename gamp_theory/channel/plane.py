@@ -110,7 +110,7 @@ class Resolution:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlaneRule:
     """A frozen quadrature rule for :func:`plane_averages`.
 

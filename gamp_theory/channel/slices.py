@@ -30,7 +30,7 @@ __all__ = ["SliceReport", "SliceRule", "slice_averages", "slice_rule"]
 
 #: Smallest width of w given y, relative to sqrt(q): below it averages are taken in the limit.
 NARROWEST = 1e-4
-NODES = 12  # Gauss-Legendre nodes of a panel, radial or in b
+NODES = 16  # Gauss-Legendre nodes of a panel, radial or in b: a kink near its end is seen by none
 R_PANEL = 3.5  # widest panels, in standard deviations
 B_PANEL = 4.5
 B_STEP = 0.5
@@ -44,7 +44,9 @@ ANGLE_SHARE = 2.0  # how far they may, in units of what is spent: the last angle
 SPENT = 4.0  # panels do better than their estimates: what they may add up to, in units of tol
 THREADS = min(4, os.cpu_count() or 1)
 WIDEST_SMEAR = 0.25  # of an onset, in radius, that radial panels have to know of
-SEARCH_STEP = 0.16  # of the search grid
+#: Step of the search grid: the coarsest, and at a tolerance of 1e-6 and its power of that.  What a
+#: grid misses, wells in narrow valleys, falls faster than the fifth power of the step.
+SEARCH_STEPS = (0.16, 0.12, 0.19)
 STRAIGHT = 4.0  # |U| from which on its rows are closer
 SEARCH_MARGIN = 0.3  # of the search radius, for states near that of the rule
 
@@ -59,8 +61,12 @@ class SliceRule:
         Teacher fields.
     weight : array, shape (n,)
         Their weights.
-    fewer : array, shape (n,)
-        Weights of the rule with every other angle only.
+    ray : array of int, shape (n,)
+        Which angle they are at, out of equidistant ones.
+    state : slices_kernels.SliceState
+        What it was made for.
+    draws : array, shape (n, 11)
+        The averages of each draw there.
     radius : array, shape (n,)
         How far the prox can be from the window of w.
     ends : array, shape (n, p + 1)
@@ -75,7 +81,9 @@ class SliceRule:
 
     y: NDArray[np.float64]
     weight: NDArray[np.float64]
-    fewer: NDArray[np.float64]
+    ray: NDArray[np.int64]
+    state: kernels.SliceState
+    draws: NDArray[np.float64]
     radius: NDArray[np.float64]
     ends: NDArray[np.float64]
     panels: NDArray[np.int64]
@@ -83,10 +91,25 @@ class SliceRule:
     search: SearchGrid
 
     @property
+    def totals(self) -> NDArray[np.float64]:
+        """What is added up, at the state that the rule was made for."""
+        return self.weight @ self.draws
+
+    @property
     def slices(self) -> int:
         """Number of slices that one evaluation integrates."""
         panels = self.panels * self.grid.b_gauss.size
-        return int(np.where(self.panels, panels, self.grid.zeta.size).sum())
+        few = self.grid.zeta.size // (2 if self.grid.mirror else 1)
+        return int(np.where(self.panels, panels, few).sum())
+
+    @property
+    def angles(self) -> int:
+        """Number of intervals between the first angle and the last."""
+        return int(self.ray.max())
+
+    def thinned(self, every: int) -> NDArray[np.float64]:
+        """Weights of the rule with every second, fourth, ... angle only."""
+        return self.weight * np.where(self.ray % every == 0, every, 0)
 
 
 @dataclass(frozen=True)
@@ -106,8 +129,8 @@ class SliceReport:
         J, summed over the jumps.
     unresolved : float
         Probability mass that slices lack.
-    fewer : ChannelAverages
-        The averages with every other angle only.
+    fewer : dict of int to ChannelAverages
+        The averages with so many angles only: all of them, half, a quarter, ...
     """
 
     mass: float
@@ -115,7 +138,7 @@ class SliceReport:
     contraction: float
     jump_mass: float
     unresolved: float
-    fewer: ChannelAverages
+    fewer: dict[int, ChannelAverages]
 
 
 def width(model: AttentionModel, overlaps: Overlaps) -> float:
@@ -143,12 +166,18 @@ def slice_averages(
 ) -> tuple[ChannelAverages, SliceReport]:
     """Averages by the given rule, at overlaps near those that it was made for."""
     state = _state(model, overlaps)
-    (draws,) = _spread(
-        lambda y, radius, ends, panels: (
-            kernels.frozen_averages(y, radius, ends, panels, state, rule.grid, rule.search),
-        ),
-        (rule.y, rule.radius, rule.ends, rule.panels),
-    )
+    draws = rule.draws
+    if state != rule.state:
+        (draws,) = _spread(
+            lambda y, radius, ends, panels: (
+                kernels.frozen_averages(y, radius, ends, panels, state, rule.grid, rule.search),
+            ),
+            (rule.y, rule.radius, rule.ends, rule.panels),
+        )
+    fewer, every = {}, 1
+    while rule.angles % every == 0:
+        fewer[rule.angles // every] = _averages(model, overlaps, rule.thinned(every) @ draws)
+        every *= 2
     totals = rule.weight @ draws
     mass, slope, contraction, jump_mass, unresolved = totals[[0, 7, 8, 9, 10]].tolist()
     return _averages(model, overlaps, totals), SliceReport(
@@ -157,7 +186,7 @@ def slice_averages(
         contraction,
         jump_mass,
         unresolved,
-        _averages(model, overlaps, rule.fewer @ draws),
+        fewer,
     )
 
 
@@ -205,6 +234,8 @@ def slice_rule(
     some = np.linspace(0, 1, points + 1)
     crude = _assemble(problem, _refine(problem, some, np.zeros(kernels.N_OUT)))
     tolerance = SPENT * tol * _scales(crude.totals, problem.state)
+    if even:  # what vanishes by symmetry does not do so over the draws that represent the plane
+        tolerance[[2, 3]] *= [overlaps.m != 0, overlaps.theta != 0]
     matters = tolerance > 0
     rays = _refine(problem, some, tolerance)
     last = _assemble(problem, rays)
@@ -216,9 +247,9 @@ def slice_rule(
         finer = _assemble(problem, rays)
         change = abs(finer.totals - last.totals)
         if np.all(change[matters] <= ANGLE_SHARE * tolerance[matters]):
-            return finer.rule
+            return finer
         last = finer
-    return last.rule
+    return last
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +285,7 @@ class _Problem:
             cut,
             CELL,
             CELL_SHARE * tol,
+            even and overlaps.m == 0 == overlaps.theta,
         )
         ring = np.concatenate(
             [
@@ -270,7 +302,7 @@ class _Problem:
             state,
             fold,
             grid,
-            _search_grid(reach, SEARCH_STEP),
+            _search_grid(reach, _search_step(tol)),
             _legendre(NODES),
         )
 
@@ -284,15 +316,7 @@ class _Ray:
     radius: NDArray[np.float64]
     ends: NDArray[np.float64]
     panels: NDArray[np.int64]
-    integral: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class _Assembled:
-    """A rule with the averages that its construction has computed anyway."""
-
-    rule: SliceRule
-    totals: NDArray[np.float64]
+    draws: NDArray[np.float64]
 
 
 def _refine(
@@ -343,7 +367,7 @@ def _refine(
                         radius[here],
                         places[here],
                         panels_in_b[here],
-                        weight[here] @ averages[here],
+                        averages[here],
                     )
                 )
         if not bisected:
@@ -391,33 +415,27 @@ def _join(parts: list[_Ray]) -> _Ray:
         radius=np.concatenate([part.radius for part in parts]),
         ends=np.concatenate([part.ends for part in parts]),
         panels=np.concatenate([part.panels for part in parts]),
-        integral=np.sum([part.integral for part in parts], axis=0),
+        draws=np.concatenate([part.draws for part in parts]),
     )
 
 
-def _assemble(problem: _Problem, rays: list[_Ray]) -> _Assembled:
+def _assemble(problem: _Problem, rays: list[_Ray]) -> SliceRule:
     """The trapezoid rule over equidistant angles: by symmetry its two ends count half."""
-    angular = _trapezoid(len(rays))
-    fewer = np.zeros(len(rays))
-    fewer[::2] = _trapezoid((len(rays) + 1) // 2)
+    angular = np.full(len(rays), 1 / (len(rays) - 1))
+    angular[[0, -1]] /= 2
     whole = _join(rays)
-    rule = SliceRule(
+    return SliceRule(
         whole.y,
         np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)]),
-        np.concatenate([a * ray.weight for a, ray in zip(fewer, rays, strict=True)]),
+        np.repeat(np.arange(len(rays)), [ray.weight.size for ray in rays]),
+        problem.state,
+        whole.draws,
         whole.radius,
         whole.ends[:, : whole.panels.max() + 1],
         whole.panels,
         problem.grid,
         problem.search,
     )
-    return _Assembled(rule, angular @ np.array([ray.integral for ray in rays]))
-
-
-def _trapezoid(points: int) -> NDArray[np.float64]:
-    weights = np.full(points, 1 / (points - 1))
-    weights[[0, -1]] /= 2
-    return weights
 
 
 def _graded(onsets_: list[float], s: float, cut: float) -> list[float]:
@@ -444,6 +462,11 @@ def _candidates() -> NDArray[np.float64]:
     """Points (U, W) with their contrasts, each standing for (-U, -W) too, that bound the prox."""
     U, W = np.meshgrid(np.arange(0, 11) * 0.5, np.arange(-10, 11) * 0.5, indexing="ij")
     return np.stack([U, W, *_student(U, W)], axis=-1).reshape(-1, 4)
+
+
+def _search_step(tol: float) -> float:
+    coarsest, step, power = SEARCH_STEPS
+    return min(coarsest, step * (tol / 1e-6) ** power)
 
 
 def _search_grid(reach: float, step: float) -> SearchGrid:

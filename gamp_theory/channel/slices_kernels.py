@@ -60,6 +60,7 @@ OUTPUTS = (
     "unresolved",
 )
 N_OUT = len(OUTPUTS)
+ODD = (2, 3)  # those that change sign with w and h
 UNRESOLVED = N_OUT - 1
 SQRT_HALF = math.sqrt(0.5)
 NEWTON = 12
@@ -150,6 +151,7 @@ class SliceGrid(NamedTuple):
     cut: float  # radius of the ball in (y, a, b), in standard deviations, that is integrated over
     panel: float  # widest panel in a, in units of s
     tolerance: float  # for the probability mass of a panel in U
+    mirror: bool  # whether the field w does not know y: then b > 0 stands for b < 0, too
 
 
 @kernel
@@ -527,7 +529,8 @@ def panel_in_b(lo, hi, draw, rows, state, grid, search, work):
     work.panel[:] = 0.0
     for i in range(n):
         zeta = lo + (hi - lo) * grid.b_gauss[i]
-        one_slice(zeta, normal_density(zeta), draw, rows, state, grid, search, work)
+        density = (2 if grid.mirror else 1) * normal_density(zeta)
+        one_slice(zeta, density, draw, rows, state, grid, search, work)
         for o in range(N_OUT):
             work.samples[i, o] = work.slice[o]
             work.panel[o] += (hi - lo) * grid.b_gauss_weight[i] * work.slice[o]
@@ -571,11 +574,14 @@ def panel_error(samples, length, legendre, tolerance):
 def trapezoid_in_b(draw, rows, state, grid, search, work):
     """The trapezoid rule over b, into ``work.total``."""
     work.total[:] = 0.0
-    for i in range(grid.zeta.size):
+    last = grid.zeta.size - 1
+    first = last // 2 if grid.mirror else 0
+    for i in range(first, last + 1):
         one_slice(grid.zeta[i], grid.zeta_weight[i], draw, rows, state, grid, search, work)
+        times = 2 if grid.mirror and i > first else 1
         for o in range(N_OUT):
-            work.samples[i, o] = work.slice[o]
-            work.total[o] += work.slice[o]
+            work.samples[i, o] = work.samples[last - i, o] = work.slice[o]
+            work.total[o] += times * work.slice[o]
 
 
 @kernel
@@ -622,14 +628,15 @@ def refine(draw, rows, state, grid, search, work, tolerance):
         return 0
     work.total[:] = 0.0
     reach = math.sqrt(draw.room)
+    start = 0.0 if grid.mirror else -reach
     # a stack of panels, leftmost on top
-    first = max(1, int(math.ceil(2 * reach / grid.b_panel)))
+    first = max(1, int(math.ceil((reach - start) / grid.b_panel)))
     for i in range(first):
-        work.todo[first - 1 - i, 0] = -reach + 2 * reach * i / first
-        work.todo[first - 1 - i, 1] = -reach + 2 * reach * (i + 1) / first
+        work.todo[first - 1 - i, 0] = start + (reach - start) * i / first
+        work.todo[first - 1 - i, 1] = start + (reach - start) * (i + 1) / first
     waiting = first
     done = 0
-    work.ends[0] = -reach
+    work.ends[0] = start
     while waiting > 0:
         lo, hi = work.todo[waiting - 1, 0], work.todo[waiting - 1, 1]
         panel_in_b(lo, hi, draw, rows, state, grid, search, work)
@@ -744,6 +751,7 @@ def refined_averages(y_nodes, radii, tolerance, state, grid, search):
             panels[i] = refine(draw, rows, state, grid, search, work, tolerance[i])
             ends[i] = work.ends
             out[i] = work.total
+    cancel(out, grid)
     return out, ends, panels
 
 
@@ -768,4 +776,13 @@ def frozen_averages(y_nodes, radii, ends, panels, state, grid, search):
                 panel_in_b(ends[i, p], ends[i, p + 1], draw, rows, state, grid, search, work)
                 for o in range(N_OUT):
                     out[i, o] += work.panel[o]
+    cancel(out, grid)
     return out
+
+
+@kernel
+def cancel(out, grid):
+    """What is odd in w cancels where half of the slices stand for all."""
+    if grid.mirror:
+        for o in ODD:
+            out[:, o] = 0.0
