@@ -136,8 +136,8 @@ def test_error(model: AttentionModel, overlaps: Overlaps) -> float:
     density = np.exp(-0.5 * ((w - tilt * y[:, None]) / width) ** 2) / math.sqrt(2 * math.pi)
     joint = weight[:, None] * density * (step / width)
     marginal = joint.sum(axis=0)
-    square_t = np.einsum("i,j,ijk->", weight, weight, target**2)
-    square_s = np.einsum("i,j,ijk->", marginal, marginal, s**2)
+    square_t = weight @ (target**2).sum(axis=-1) @ weight
+    square_s = marginal @ (s**2).sum(axis=-1) @ marginal
     cross = sum(np.sum(target[..., k] * (joint @ s[..., k] @ joint.T)) for k in range(2))
     return float(model.rho / 4 * (square_t - 2 * cross + square_s))
 

@@ -208,15 +208,16 @@ class PairChannel:
         """Whether nothing that the plane rule can see of itself speaks against it."""
         if TRUNCATION * nodes.truncation > tol:
             return False
-        _, seen = plane_averages(self.model, overlaps, nodes)
+        _, seen = _planed(self.model, overlaps, nodes)
         lost, most = _shared(seen), max(tol, LEAST_LOSS)
         if lost >= most or abs(seen.mass) >= MASS * tol:
             return False
-        coarse = plane_rule(self.model, overlaps, 1) if nodes.level > 1 else nodes
+        coarse = plane_rule(self.model, overlaps, 0)
         return lost + outer_folds(self.model, overlaps, coarse) < most
 
 
-#: An error estimate needs the last averages once more.
+#: The last averages are needed once more: by tests of a rule, and by estimates of its error.
+_planed = functools.lru_cache(maxsize=8)(plane_averages)
 _sliced = functools.lru_cache(maxsize=4)(slice_averages)
 
 
@@ -229,7 +230,7 @@ def _evaluate(
         fine = averages.as_array()
         angles = abs(report.fewer[rule.angles // 2].as_array() - fine) / HALF_ANGLES
         return averages, angles + report.unresolved * abs(fine)
-    averages, diagnostics = plane_averages(model, overlaps, rule)
+    averages, diagnostics = _planed(model, overlaps, rule)
     return averages, _shared(diagnostics) * abs(averages.as_array())
 
 

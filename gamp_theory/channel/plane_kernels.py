@@ -421,16 +421,16 @@ def outer_fold_mass(tables, start, index, draws, weights, k, variance):
         for j in range(start[i], start[i + 1]):
             T = tables[index[j]]
             for n in range(TILE):
+                det = T[11, n] + t1 * T[12, n] + t2 * T[13, n]
+                det += t1 * t1 * T[14, n] + t1 * t2 * T[15, n] + t2 * t2 * T[16, n]
+                if det >= 0:
+                    continue
                 h1 = T[0, n]
                 h2 = T[1, n]
                 x1 = h1 - mu1 - k * (t1 * T[2, n] + t2 * T[4, n] - T[6, n])
                 x2 = h2 - mu2 - k * (t1 * T[3, n] + t2 * T[5, n] - T[7, n])
                 p = weights[i] * exp_clamped(-0.5 * (x1 * x1 + x2 * x2) / variance)
                 if p < 1e-15:
-                    continue
-                det = T[11, n] + t1 * T[12, n] + t2 * T[13, n]
-                det += t1 * t1 * T[14, n] + t1 * t2 * T[15, n] + t2 * t2 * T[16, n]
-                if det >= 0:
                     continue
                 for m in range(10):
                     part = 0.1 * m
