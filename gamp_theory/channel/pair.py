@@ -38,6 +38,8 @@ SAFETY = 2.0
 TWO_LEVELS = 8.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
+#: An error of slices is at least this part of the tolerance that they were made for.
+LEAST_OF_TOLERANCE = 0.3
 #: By how much half of the angles are worse, less one: a kink that has been integrated twice, over
 #: b and the radius, leaves the trapezoid rule third order.
 HALF_ANGLES = 7.0
@@ -138,7 +140,9 @@ class PairRule:
         fine = _sliced(self.model, overlaps, nodes)[1].fewer
         coarse = _sliced(self.model, overlaps, coarse_nodes)[1].fewer
         angles = min(nodes.angles, coarse_nodes.angles)
-        return SAFETY * (coarse[angles].as_array() - fine[angles].as_array())
+        difference = SAFETY * (coarse[angles].as_array() - fine[angles].as_array())
+        least = LEAST_OF_TOLERANCE * self.tol * abs(fine[angles].as_array())
+        return np.copysign(np.maximum(abs(difference), least), difference)
 
 
 class PairChannel:

@@ -30,7 +30,9 @@ __all__ = ["SliceReport", "SliceRule", "slice_averages", "slice_rule"]
 
 #: Smallest width of w given y, relative to sqrt(q): below it averages are taken in the limit.
 NARROWEST = 1e-4
-NODES = 16  # Gauss-Legendre nodes of a panel, radial or in b: a kink near its end is seen by none
+#: Gauss-Legendre nodes of a panel, radial or in b: at tolerances of 1e-4 and more, and of 1e-7 and
+#: less.  A kink near the end of a panel is seen by none: few nodes leave a floor of errors there.
+NODES = (8, 16)
 R_PANEL = 3.5  # widest panels, in standard deviations
 B_PANEL = 4.5
 B_STEP = 0.5
@@ -260,6 +262,7 @@ class _Problem:
     V: float
     state: kernels.SliceState
     fold: int
+    nodes: int
     grid: kernels.SliceGrid
     search: SearchGrid
     legendre: NDArray[np.float64]
@@ -270,7 +273,8 @@ class _Problem:
         state = _state(model, overlaps)
         # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
         cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 6))
-        panel = gauss_legendre(NODES, 0.0, 1.0)
+        nodes = _nodes(tol)
+        panel = gauss_legendre(nodes, 0.0, 1.0)
         cell = gauss_legendre(CELL_NODES, 0.0, 1.0)
         slices = trapezoid_normal(B_STEP * (tol / 1e-6) ** 0.05, cut)
         grid = kernels.SliceGrid(
@@ -279,7 +283,7 @@ class _Problem:
             panel.nodes,
             panel.weights,
             B_PANEL,
-            _legendre(NODES),
+            _legendre(nodes),
             cell.nodes,
             cell.weights,
             cut,
@@ -301,9 +305,10 @@ class _Problem:
             overlaps.V,
             state,
             fold,
+            nodes,
             grid,
             _search_grid(reach, _search_step(tol)),
-            _legendre(NODES),
+            _legendre(nodes),
         )
 
 
@@ -326,7 +331,7 @@ def _refine(
 
     With a tolerance of zero nothing is refined.
     """
-    cut = problem.grid.cut
+    cut, nodes = problem.grid.cut, problem.nodes
     todo = []
     for ray, fraction in enumerate(fractions):
         phi = 2 * np.pi / problem.fold * fraction
@@ -337,9 +342,9 @@ def _refine(
             todo += [(ray, phi, a, b) for a, b in itertools.pairwise(edges)]
     parts: list[list[_Ray]] = [[] for _ in fractions]
     for generation in range(R_BISECTIONS + 1):
-        panels = [(ray, phi, gauss_legendre(NODES, lo, hi)) for ray, phi, lo, hi in todo]
+        panels = [(ray, phi, gauss_legendre(nodes, lo, hi)) for ray, phi, lo, hi in todo]
         r = np.concatenate([rule.nodes for _, _, rule in panels])
-        y = teacher_fields(problem.model, r, np.repeat([phi for _, phi, _ in panels], NODES))
+        y = teacher_fields(problem.model, r, np.repeat([phi for _, phi, _ in panels], nodes))
         density = r * np.exp(-(r**2) / 2)
         weight = density * np.concatenate([rule.weights for _, _, rule in panels])
         radius = _radii(problem, y)
@@ -353,7 +358,7 @@ def _refine(
         )
         bisected = []
         for p, (ray, phi, lo, hi) in enumerate(todo):
-            here = slice(p * NODES, (p + 1) * NODES)
+            here = slice(p * nodes, (p + 1) * nodes)
             samples = averages[here] * density[here, None]
             error = kernels.panel_error(samples, hi - lo, problem.legendre, 0.3 * tolerance)
             if error > 1 and generation < R_BISECTIONS:
@@ -462,6 +467,11 @@ def _candidates() -> NDArray[np.float64]:
     """Points (U, W) with their contrasts, each standing for (-U, -W) too, that bound the prox."""
     U, W = np.meshgrid(np.arange(0, 11) * 0.5, np.arange(-10, 11) * 0.5, indexing="ij")
     return np.stack([U, W, *_student(U, W)], axis=-1).reshape(-1, 4)
+
+
+def _nodes(tol: float) -> int:
+    few, many = NODES
+    return few + round((many - few) * min(1.0, max(0.0, np.log10(1e-4 / tol) / 3)))
 
 
 def _search_step(tol: float) -> float:
