@@ -74,6 +74,20 @@ def test_the_truth_agrees_floors_and_biases_included(results):
     assert theta.theory == pytest.approx(0.134547, abs=1e-6)
 
 
+def test_students_of_descent_are_compared_apart(results):
+    descents = [
+        {
+            "case": {**entry["case"], "steps": 5000},
+            "record": {name: entry["record"][name] for name in ("m", "theta", "q", "train_loss")},
+        }
+        for entry in instances()
+    ]
+    with table(results / "x.csv").open(newline="") as stream:
+        found = published.compare(list(csv.DictReader(stream)), instances() + descents, SIGMA**2)
+    assert [x.quantity for x in found if x.steps == 5000] == ["m", "theta", "train_loss"]
+    assert len(found) == 7
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [({}, 0), ({"theta_over_sigma2": 0.7}, 1), ({"train_loss": 0.0032}, 1), ({"alpha": 1.6}, 2)],

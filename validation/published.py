@@ -41,17 +41,21 @@ class Comparison(NamedTuple):
     ----------
     start, alpha, quantity
         What is compared.
+    steps : int
+        Steps of descent at the published rate that our students took; 0 for students of L-BFGS.
     published, published_error : float
         Mean and standard error of the table.
     ours, ours_error : float
         The same of our students.
     theory : float
-        With the floor of an absolute value or the 1/d bias in it; NaN where there is none.
+        With the floor of an absolute value or the 1/d bias in it; NaN where there is none, and
+        beside students of descent.
     """
 
     start: str
     alpha: float
     quantity: str
+    steps: int
     published: float
     published_error: float
     ours: float
@@ -83,10 +87,10 @@ def compare(
     variance : float
         sigma**2, which published values of theta are divided by.
     """
-    cases = [entry["case"] for entry in instances]
+    cases = [{"steps": 0, **entry["case"]} for entry in instances]
     records = [entry["record"] for entry in instances]
     found = []
-    for case, mine in groups(cases, records, ("start", "alpha")):
+    for case, mine in groups(cases, records, ("start", "alpha", "steps")):
         rows = [
             row
             for row in table
@@ -95,13 +99,15 @@ def compare(
         ]
         if not rows:
             continue
-        point = fixed_point(case, [], elsewhere=True)
+        point = None if case["steps"] else fixed_point(case, [], elsewhere=True)
         for name, column, scale in (
             ("m", "m", 1.0),
             ("theta", "theta_over_sigma2", variance),
             ("train_loss", "train_loss", 1.0),
             ("test_error", "test_error", 1.0),
         ):
+            if name not in mine[0]:
+                continue
             ours = mean_and_stderr(abs(record[name]) for record in mine)
             value = math.nan
             if point is not None and point.overlaps is not None and point.branch == case["start"]:
@@ -111,6 +117,7 @@ def compare(
                     case["start"],
                     case["alpha"],
                     name,
+                    case["steps"],
                     scale * float(rows[0][column]),
                     scale * float(rows[0][f"{column}_stderr"]),
                     ours.mean,
@@ -153,12 +160,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print("validation.published: no point of the table was simulated", file=sys.stderr)
         return 2
-    head = ("start", "alpha", "quantity", "published", "ours", "z", "theory", "z of theory")
+    head = (
+        "start",
+        "alpha",
+        "quantity",
+        "students",
+        "published",
+        "ours",
+        "z",
+        "theory",
+        "z of theory",
+    )
     lines = [
         (
             x.start,
             f"{x.alpha:.4f}",
             x.quantity,
+            f"{x.steps} steps" if x.steps else "L-BFGS",
             f"{x.published:.5g}({x.published_error:.1g})",
             f"{x.ours:.5g}({x.ours_error:.1g})",
             f"{x.z:+.2f}",
@@ -167,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for x in found
     ]
-    print(aligned(head, lines, 3))
+    print(aligned(head, lines, 4))
     outside = [x for x in found if not abs(x.z) <= options.limit]
     print(
         f"\nours against published: {len(found) - len(outside)} of {len(found)} within "
