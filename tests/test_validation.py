@@ -293,6 +293,9 @@ def test_records_are_adopted_if_they_come_out_the_same_again(value, kept, tmp_pa
     document["provenance"]["simulation"] = "0"
     path.write_text(json.dumps(document))
     assert (Records(path, study, adopt=True).get(case) is not None) == kept
+    assert path.exists() == kept
+    if kept:  # from now on, without asking
+        assert Records(path, study).get(case) == {"x": 2.0}
     assert ("same again" in capsys.readouterr().err) == kept
 
 

@@ -88,6 +88,8 @@ class Records:
                     if name != "simulation"
                 }
                 self._found = {_key(e["case"]): (e["case"], e["record"]) for e in entries}
+                if not same:
+                    self._write()  # under the hash of this code: adopted once and for all
             else:
                 kept = path.with_suffix(".old.json")  # they may have cost hours
                 path.replace(kept)
@@ -105,6 +107,9 @@ class Records:
     def add(self, case: Case, record: Record) -> None:
         """Keep a finished instance, on disk as well."""
         self._found[_key(case)] = (case, record)
+        self._write()
+
+    def _write(self) -> None:
         entries = [{"case": c, "record": r} for c, r in self._found.values()]
         entries.sort(key=lambda entry: _key(entry["case"]))  # whatever finished first
         document: dict[str, Any] = {"provenance": self.provenance, "instances": entries}
