@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gamp_theory.stability import Stability
-from validation import runner
+from validation import random_starts, runner
 from validation.branches import branch_reached
 from validation.convergence import confusion, predict
 from validation.crossing import crossing
@@ -359,6 +359,44 @@ def test_crossing_of_a_parabola():
 )
 def test_branch_reached(q, m, theta, name):
     assert branch_reached({"q": q, "m": m, "theta": theta}, 0.5) == name
+
+
+def random_ends(shift, distance, every):
+    """Quick random starts near the positional branch, each `every`-th with m off by `shift`."""
+    rng = np.random.default_rng(11)
+    cases = random_starts.cases(quick=True)
+    records = []
+    for number in range(len(cases)):
+        named = {
+            "q": 0.0386288 + 1e-4 * rng.standard_normal(),
+            "m": 0.294587 + 1e-3 * rng.standard_normal(),
+            "theta": 0.0,
+            "train_loss": 0.00358684 + 1e-6 * rng.standard_normal(),
+            "train_loss_bias": 0.0,
+            "distance": 1e-6,
+            "status": "converged",
+        }
+        away = number % every == every - 1
+        end = {**named, "m": -(named["m"] + shift * away)}  # the sign of a random start
+        named["distance"] = distance if away else 1e-6
+        semantic = {**named, "m": 0.0, "theta": 0.15, "distance": 1.8}
+        records.append({"lowest": 0.005, "random": end, "positional": named, "semantic": semantic})
+    return random_starts.judge(cases, records)
+
+
+def test_random_starts_are_compared_in_the_minimum_of_the_named_start():
+    apart = random_ends(shift=-0.05, distance=0.3, every=2)
+    judged = [r for r in apart.rows if r.judged]
+    assert {(r.where.x, r.quantity) for r in judged} == {
+        (x, name) for x in (250, math.inf) for name in ("m", "q", "train_loss")
+    }
+    assert all(r.agrees for r in judged)
+    assert not apart.problems
+    fractions, minima = apart.tables
+    assert [line[2][:5] for line in fractions.lines] == ["1.000"] * 3
+    assert [line[4] for line in minima.lines] == ["12 of 24", "12 of 24", "8 of 16"]
+    together = random_ends(shift=-0.02, distance=1e-6, every=1)
+    assert {r.quantity for r in together.rows if r.judged and not r.agrees} == {"m"}
 
 
 def test_wilson_intervals():
