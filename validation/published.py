@@ -16,7 +16,7 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,9 +47,9 @@ class Comparison(NamedTuple):
         Mean and standard error of the table.
     ours, ours_error : float
         The same of our students.
-    theory : float
-        With the floor of an absolute value or the 1/d bias in it; NaN where there is none, and
-        beside students of descent.
+    theory, theory_error : float
+        With the floor of an absolute value or the 1/d bias in it, and what our few students leave
+        uncertain of these; NaN where there is none, and beside students of descent.
     """
 
     start: str
@@ -61,6 +61,7 @@ class Comparison(NamedTuple):
     ours: float
     ours_error: float
     theory: float
+    theory_error: float
 
     @property
     def z(self) -> float:
@@ -69,8 +70,9 @@ class Comparison(NamedTuple):
 
     @property
     def z_theory(self) -> float:
-        """Theory less published, in standard errors of the published mean."""
-        return (self.theory - self.published) / self.published_error
+        """Theory less published, in combined standard errors."""
+        error = math.hypot(self.theory_error, self.published_error)
+        return (self.theory - self.published) / error
 
 
 def compare(
@@ -109,9 +111,9 @@ def compare(
             if name not in mine[0]:
                 continue
             ours = mean_and_stderr(abs(record[name]) for record in mine)
-            value = math.nan
+            value = error = math.nan
             if point is not None and point.overlaps is not None and point.branch == case["start"]:
-                value = _dressed(theory(point).get(name, (0.0, 0.0))[0], name, case["start"], mine)
+                value, error = _dressed(theory(point), name, case["start"], mine)
             found.append(
                 Comparison(
                     case["start"],
@@ -123,19 +125,27 @@ def compare(
                     ours.mean,
                     ours.stderr,
                     value,
+                    error,
                 )
             )
     return found
 
 
-def _dressed(value: float, name: str, start: str, mine: Sequence[Record]) -> float:
-    """What the theory's value looks like in a mean of absolute values, or with its 1/d bias."""
-    if name in BROKEN.values():
-        x = np.array([record[name] for record in mine])
-        if name == BROKEN[start]:
-            return folded_mean(value, float(x.std(ddof=1)))
-        return folded_mean(0.0, float(np.sqrt(np.mean(x**2))))
-    return value + float(np.mean([record[f"{name}_bias"] for record in mine]))
+def _dressed(
+    expected: Mapping[str, tuple[float, float]], name: str, start: str, mine: Sequence[Record]
+) -> tuple[float, float]:
+    """The theory in a mean of absolute values, or with its 1/d bias; what that leaves uncertain."""
+    value, error = expected.get(name, (0.0, 0.0))
+    if name == BROKEN[start]:  # far from 0: that it is folded hardly matters
+        spread = float(np.std([record[name] for record in mine], ddof=1))
+        return folded_mean(value, spread), error
+    if name in BROKEN.values():  # a floor, known as well as the second moment of our students
+        square = mean_and_stderr(record[name] ** 2 for record in mine)
+        spread = math.sqrt(square.mean)
+        floor = folded_mean(0.0, spread)
+        return floor, floor * square.stderr / (2 * square.mean)
+    bias = mean_and_stderr(record[f"{name}_bias"] for record in mine)
+    return value + bias.mean, math.hypot(error, bias.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
