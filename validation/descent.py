@@ -25,7 +25,12 @@ from validation.study import (
 __all__ = ["STUDY"]
 
 #: d, alpha, start, instances.
-PLAN = [(300, 1.5, "semantic", 10), (300, 1.5, "positional", 10)]
+PLAN = [
+    (300, 1.5, "semantic", 10),
+    (300, 1.5, "positional", 10),
+    (1000, 1.5, "semantic", 10),
+    (1000, 1.5, "positional", 10),
+]
 QUICK_PLAN = [(100, 2.0, "semantic", 5)]
 #: Steps of the published descents, and bound on those that follow, to the gradient of L-BFGS.
 PUBLISHED_STEPS, FURTHER_STEPS = 5000, 150_000
