@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gamp_theory.branches import Branch, emerging, follow
     from gamp_theory.model import AttentionModel
+    from gamp_theory.netcdf import load
     from gamp_theory.overlaps import Conjugates, Overlaps
     from gamp_theory.spectrum import JointLaw
     from gamp_theory.state_evolution import ConvergenceError, FixedPoint, Status, solve
@@ -35,6 +36,7 @@ __all__ = [
     "emerging",
     "find_transition",
     "follow",
+    "load",
     "solve",
 ]
 
@@ -53,6 +55,7 @@ _MODULE_OF = {
     "emerging": "branches",
     "find_transition": "transitions",
     "follow": "branches",
+    "load": "netcdf",
     "solve": "state_evolution",
 }
 

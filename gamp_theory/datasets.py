@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gamp_theory.netcdf import SCHEMA, SCHEMA_VERSION
 from gamp_theory.records import KNOWN, OVERLAPS, versions
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def transition_dataset(
         "long_name": "test error of the best linear layer",
         "units": "1",
     }
-    dataset.attrs = _provenance(model, first.lam)
+    dataset.attrs = _provenance("transition", model, first.lam)
     return dataset
 
 
@@ -229,7 +230,7 @@ def phase_diagram_dataset(diagram: PhaseDiagram) -> xarray.Dataset:
     for name in ("omega", "alpha"):
         values = np.array([getattr(failure, name) for failure in failures], dtype=float)
         add(f"failure_{name}", "failure", values, f"{name} where it was tried", "1")
-    dataset.attrs = _provenance(diagram.model, diagram.lam)
+    dataset.attrs = _provenance("phase_diagram", diagram.model, diagram.lam)
     dataset.attrs |= {
         "title": "Phase diagram of a solvable attention model",
         "omega_range": list(diagram.omega),
@@ -282,8 +283,11 @@ def _stability(name: str, point: FixedPoint) -> float:
     return math.nan if point.stability is None else getattr(point.stability, name)
 
 
-def _provenance(model: AttentionModel, lam: float) -> dict[str, Any]:
+def _provenance(kind: str, model: AttentionModel, lam: float) -> dict[str, Any]:
     return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "kind": kind,
         "title": "Positional and semantic solutions of a solvable attention model",
         "omega": model.omega,
         "sigma": model.sigma,

@@ -37,7 +37,7 @@ LAYERS = [
         "solutions",
         "trajectory",
     },
-    {"phase_diagram", "sweep", "datasets"},
+    {"phase_diagram", "sweep", "sweep_folder", "sweep_lines", "datasets", "grids", "netcdf"},
     {"cli", "plotting", "__main__"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}

@@ -20,6 +20,7 @@ from gamp_theory.cli.arguments import (
     number_or_range,
     shown,
     starts,
+    writable,
 )
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import quantity_cell, stability_cell, table
@@ -61,6 +62,12 @@ def add_parser(commands: Commands) -> None:
     add_model(command, ranges=True)
     add_branch(command)
     add_tol(command)
+    command.add_argument(
+        "--data",
+        metavar="FILE.nc",
+        help="write the points as a dataset; numbers of points on another branch than that of "
+        "their start are left out there",
+    )
 
 
 def run(options: argparse.Namespace) -> Answer:
@@ -75,6 +82,7 @@ def run(options: argparse.Namespace) -> Answer:
     for name, value in constant.items():
         if isinstance(value, Range):
             raise BadInput(f"{name} must be one number along {along}, got {shown(value)}")
+    data = None if options.data is None else writable(options.data, "data")
     values = span.values()
     names = starts(options.branch)
     for value in (values[-1], values[0]):  # refused before the first is solved
@@ -97,6 +105,11 @@ def run(options: argparse.Namespace) -> Answer:
     found = [point for start in names for point in points[start]]
     document: dict[str, Any] = {"points": [point_record(point) for point in found]}
     text = _text(found, along)
+    if data is not None and found:
+        from gamp_theory.grids import curve_dataset
+        from gamp_theory.netcdf import save
+
+        save(curve_dataset(points, along, values), data)
     if not complete:
         document |= {"status": "interrupted", "message": "Interrupted by the user."}
         print(

@@ -169,9 +169,9 @@ def _crossing(points: Mapping[str, Sequence[FixedPoint]], kind: str) -> tuple[fl
 
 def _write(dataset: xarray.Dataset, files: Mapping[str, Path]) -> None:
     from gamp_theory import plotting
+    from gamp_theory.netcdf import save
 
-    with replacing(files["data"]) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+    save(dataset, files["data"])
     with replacing(files["figure"]) as temporary:
         plotting.save(plotting.plot_transition(dataset), temporary)
 

@@ -118,12 +118,12 @@ def _write(diagram: PhaseDiagram, paths: Mapping[str, Path]) -> None:
     if not paths:
         return
     from gamp_theory.datasets import phase_diagram_dataset
+    from gamp_theory.netcdf import save
 
     dataset = phase_diagram_dataset(diagram)
     dataset.attrs["command"] = "gamp-theory diagram"
     if "out" in paths:
-        with replacing(paths["out"]) as temporary:
-            dataset.to_netcdf(temporary, engine="h5netcdf")
+        save(dataset, paths["out"])
     if "plot" in paths:
         from gamp_theory import plotting
 
