@@ -50,7 +50,16 @@ from gamp_theory.state_evolution import (
     solve,
 )
 
-__all__ = ["Branch", "SpecialPoint", "Stop", "emerging", "follow", "singular_fold", "trace"]
+__all__ = [
+    "Branch",
+    "SpecialPoint",
+    "Stop",
+    "emerging",
+    "follow",
+    "follow_through",
+    "singular_fold",
+    "trace",
+]
 
 Vector: TypeAlias = NDArray[np.float64]
 
@@ -460,7 +469,7 @@ def trace(
         finish(first)
         ahead = _ahead(values, len(points) - 1)
         if first.converged and first.branch != "zero" and ahead:
-            _follow_through(first, along, ahead, finish)
+            follow_through(first, along, ahead, finish)
     return tuple(points)
 
 
@@ -488,10 +497,29 @@ def _ahead(values: Sequence[float], i: int) -> list[float]:
     return ahead
 
 
-def _follow_through(
-    first: FixedPoint, along: str, ahead: list[float], finish: Callable[[FixedPoint], object]
+def follow_through(
+    first: FixedPoint,
+    along: str,
+    ahead: Sequence[float],
+    finish: Callable[[FixedPoint], object],
 ) -> None:
-    """Follow the branch of `first` through the values ahead, as far as it goes."""
+    """Follow the branch of a fixed point through the values ahead, as far as it goes.
+
+    Parameters
+    ----------
+    first : FixedPoint
+        With q > 0.
+    along : {"alpha", "omega", "lam", "sigma"}
+    ahead : sequence of float
+        Values of the parameter in the order to be followed: up, or down, from that of `first`.
+    finish : callable
+        Called with the point at each of them that is reached, replicon and all, in their order.
+
+    Raises
+    ------
+    ValueError
+        As :func:`follow`.
+    """
     waiting = list(ahead)
     forward = ahead[0] > _value_of(first, along)
     last = _value_of(first, along)

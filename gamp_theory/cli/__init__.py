@@ -13,7 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gamp_theory import __version__
-from gamp_theory.cli import curve, demo, diagram, gamp, simulate, solve, threshold, validate
+from gamp_theory.cli import (
+    curve,
+    demo,
+    diagram,
+    gamp,
+    merge,
+    simulate,
+    solve,
+    sweep,
+    threshold,
+    validate,
+)
 from gamp_theory.cli.answer import BAD_INPUT, INTERRUPTED, Answer, BadInput, as_json
 from gamp_theory.cli.arguments import Parser, joined, writable
 from gamp_theory.files import replacing
@@ -26,6 +37,8 @@ COMMANDS = {
     "curve": curve,
     "threshold": threshold,
     "diagram": diagram,
+    "sweep": sweep,
+    "merge": merge,
     "simulate": simulate,
     "gamp": gamp,
     "validate": validate,

@@ -102,10 +102,12 @@ def add_alpha(command: Parser) -> None:
     )
 
 
-def add_model(command: Parser, *, ranges: bool = False, plane: bool = False) -> None:
+def add_model(
+    command: Parser, *, ranges: bool = False, plane: bool = False, grid: bool = False
+) -> None:
     """``--omega --sigma --lam --target``; the first three as ranges, too, if there are `ranges`.
 
-    In the `plane` of alpha and omega, omega is a range.
+    In the `plane` of alpha and omega, omega is a range; on a `grid` any of them may be one.
     """
     group = command.add_argument_group("model")
     if plane:
@@ -125,10 +127,11 @@ def add_model(command: Parser, *, ranges: bool = False, plane: bool = False) -> 
     for name, default, meaning in numbers[1:] if plane else numbers:
         group.add_argument(
             f"--{name}",
-            type=number_or_range if ranges else number,
+            type=number_or_range if ranges or grid else number,
             default=default,
             help=meaning
             + (f"; LO:HI[:N] with --along {name}" if ranges else "")
+            + ("; a number or LO:HI:N" if grid else "")
             + " (default: %(default)s)",
         )
     group.add_argument(
@@ -141,16 +144,18 @@ def add_model(command: Parser, *, ranges: bool = False, plane: bool = False) -> 
     )
 
 
-def add_branch(command: Parser, *, mixed: bool = False) -> None:
+def add_branch(
+    command: Parser, *, mixed: bool = False, default: Sequence[str] = ("semantic",)
+) -> None:
     """``--branch``, one start or more; `mixed` where general models have theirs."""
     command.add_argument(
         "--branch",
         nargs="+",
         choices=(*STARTS, *(("mixed",) if mixed else ()), "all"),
-        default=["semantic"],
+        default=list(default),
         metavar="START",
         help=f"where to start from: any of {', '.join(STARTS)}, or all; a solution that ends on "
-        "another branch says so (default: semantic)"
+        f"another branch says so (default: {' '.join(default)})"
         + ("; a general model has mixed instead of zero" if mixed else ""),
     )
 

@@ -1,0 +1,190 @@
+"""``sweep``: branches of fixed points on a grid of parameters, kept line by line in a folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gamp_theory.cli.answer import INTERRUPTED, SUCCESS, UNSETTLED, Answer
+from gamp_theory.cli.arguments import (
+    Commands,
+    Range,
+    add_branch,
+    add_command,
+    add_model,
+    add_tol,
+    build_model,
+    integer,
+    number_or_range,
+    starts,
+)
+from gamp_theory.cli.progress import progress
+from gamp_theory.cli.text import table
+from gamp_theory.records import SETTLED
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["EMPTY", "add_parser", "counts", "counts_text", "run", "settled_counts"]
+
+EMPTY: Mapping[str, Any] = {
+    "lines": None,
+    "finished": None,
+    "shard": None,
+    "counts": {},
+    "failures": [],
+    "out": None,
+}
+PARAMETERS = ("alpha", "omega", "sigma", "lam")
+
+
+def add_parser(commands: Commands) -> None:
+    """Declare the command and its options."""
+    command = add_command(
+        commands,
+        "sweep",
+        "Branches of fixed points on a grid of parameters. Each branch is followed along alpha; "
+        "such a line is kept in the folder as soon as it is finished, and --resume goes on from "
+        "there after Ctrl-C, or whatever else has ended a sweep. `gamp-theory merge` makes one "
+        "file of the folder.",
+        writes_document=False,
+    )
+    command.add_argument(
+        "--alpha",
+        type=number_or_range,
+        required=True,
+        metavar="LO:HI:N",
+        help="sample ratio n/d, positive",
+    )
+    add_model(command, grid=True)
+    add_branch(command, default=("semantic", "positional"))
+    add_tol(command)
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for the lines")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the sweep in the folder, or begin it; without this the folder must be new",
+    )
+    command.add_argument(
+        "--shard",
+        type=shard,
+        default=(1, 1),
+        metavar="i/n",
+        help="do the i-th of n parts only, counted from 1; all may share the folder",
+    )
+    command.add_argument("--jobs", type=integer, default=2, help="threads (default: %(default)s)")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """``i/n``."""
+    parts = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"expected i/n such as 1/4, got {text!r}")
+    return int(parts[1]), int(parts[2])
+
+
+def run(options: argparse.Namespace) -> Answer:
+    """Compute the lines that are not there; what is finished stays, however this ends."""
+    from gamp_theory.sweep import SweepError, sweep
+
+    grid = {name: getattr(options, name) for name in PARAMETERS}
+    values = {
+        name: value.values() if isinstance(value, Range) else value for name, value in grid.items()
+    }
+    first = {name: x[0] if isinstance(x, list) else x for name, x in values.items()}
+    model = build_model(options, omega=first["omega"], sigma=first["sigma"])
+    document: dict[str, Any] = {**EMPTY, "shard": list(options.shard), "out": options.out}
+    began = time.perf_counter()
+
+    def failed(status: str, message: str, exit_code: int) -> Answer:
+        print(f"gamp-theory: {message}", file=sys.stderr)
+        seconds = time.perf_counter() - began
+        return Answer(
+            document | {"seconds": seconds, "status": status, "message": message}, "", exit_code
+        )
+
+    with progress(None, "lines") as advance, warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"gamp-theory: {message}", file=sys.stderr)
+
+        def line_finished(finished: int, lines: int) -> None:
+            advance(finished - (document["finished"] or 0))
+            document.update(finished=finished, lines=lines)
+
+        try:
+            dataset = sweep(
+                model,
+                **values,
+                branches=starts(options.branch),
+                tol=options.tol,
+                out=options.out,
+                resume=options.resume,
+                shard=options.shard,
+                executor=options.jobs,
+                progress=line_finished,
+            )
+        except SweepError as error:
+            return failed("failed", f"{error} (--resume)", UNSETTLED)
+        except KeyboardInterrupt:
+            return failed(
+                "interrupted",
+                f"interrupted: {_progress_so_far(document)} {options.out!r}; to go on, give the "
+                "same command with --resume",
+                INTERRUPTED,
+            )
+    found = counts(dataset)
+    done = settled_counts(found)
+    document |= {
+        "counts": found,
+        "failures": dataset.attrs["failures"].splitlines(),
+        "seconds": time.perf_counter() - began,
+        "status": "converged" if done else "incomplete",
+        "message": "Everything converged." if done else "Not everything converged.",
+    }
+    text = "\n".join(
+        [
+            counts_text(found),
+            *document["failures"],
+            f"{_progress_so_far(document)} {options.out!r}; one file of them: gamp-theory merge",
+        ]
+    )
+    return Answer(document, text, SUCCESS if done else UNSETTLED)
+
+
+def _progress_so_far(document: Mapping[str, Any]) -> str:
+    if document["lines"] is None:
+        return "no line is finished in"
+    return f"{document['finished']} of {document['lines']} lines are in"
+
+
+def counts(dataset: xarray.Dataset) -> dict[str, dict[str, int]]:
+    """How many points of each branch have each status; those not computed are not counted."""
+    meanings = dataset["status"].attrs["flag_meanings"].split()
+    result = {}
+    for name in dataset["branch"].values.tolist():
+        status = dataset["status"].sel(branch=name).values
+        numbers = {meaning: int((status == k).sum()) for k, meaning in enumerate(meanings)}
+        result[name] = {
+            meaning: number
+            for meaning, number in numbers.items()
+            if number and meaning != "not_computed"
+        }
+    return result
+
+
+def settled_counts(found: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether every point that was computed answers what was asked."""
+    return all(status in (*SETTLED, "left_branch") for row in found.values() for status in row)
+
+
+def counts_text(found: Mapping[str, Mapping[str, int]]) -> str:
+    """A row a branch, a column a status."""
+    columns = list(dict.fromkeys(status for row in found.values() for status in row))
+    rows = [["branch", *columns]]
+    rows += [[name, *(str(row.get(c, "-")) for c in columns)] for name, row in found.items()]
+    return table(rows)
