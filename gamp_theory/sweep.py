@@ -77,7 +77,8 @@ def sweep(
     executor : int, concurrent.futures.Executor, or dask Client
         A number of threads, or what runs the lines.  The result is the same to the last bit.
     progress : callable, optional
-        Called with (lines finished, lines of this part), here, not in the executor.
+        Called with (lines finished, lines of this part) at the beginning and after each line, by
+        the caller's thread.
 
     Returns
     -------
@@ -113,7 +114,7 @@ def sweep(
     folder = None if out is None else Folder.prepared(Path(out), plan)
     results = {} if folder is None else _finished(folder, numbers, resume)
     waiting = [number for number in numbers if number not in results]
-    if progress is not None and results:
+    if progress is not None:
         progress(len(results), len(numbers))
 
     def keep(number: int, result: LineResult) -> None:
@@ -265,18 +266,29 @@ def _run(
                 else:
                     keep(futures[future], result)
                 del futures[future]
-        except BrokenExecutor as error:  # before all were submitted
-            lost = error
         except BaseException as error:
             for future in futures:
                 future.cancel()
-            if isinstance(error, KeyboardInterrupt):
-                for future, number in futures.items():
-                    if future.done() and not future.cancelled() and future.exception() is None:
-                        keep(number, future.result())
+            if not isinstance(error, _Trouble):  # which is that no line can be written
+                _keep_finished(futures, keep)
+            if isinstance(error, BrokenExecutor):  # it takes no more lines
+                raise _worker_failed(error) from error
             raise
     if lost is not None:
-        raise _Trouble(f"a worker failed ({type(lost).__name__}: {lost})") from lost
+        raise _worker_failed(lost) from lost
+
+
+def _keep_finished(
+    futures: Mapping[Future[LineResult], int], keep: Callable[[int, LineResult], None]
+) -> None:
+    """Keep the lines that are there and were not asked for yet."""
+    for future, number in futures.items():
+        if future.done() and not future.cancelled() and future.exception() is None:
+            keep(number, future.result())
+
+
+def _worker_failed(error: Exception) -> _Trouble:
+    return _Trouble(f"a worker failed ({type(error).__name__}: {error})")
 
 
 @contextlib.contextmanager

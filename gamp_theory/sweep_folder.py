@@ -9,7 +9,6 @@ to the last bit: two runs in one folder write the same files, and need no lock.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import tempfile
@@ -171,18 +170,18 @@ class Folder:
         Raises
         ------
         Damaged
-            If it is not what was written.
-        OSError
-            If it can not be read.
+            If it is not what was written, or can not be read.
         """
         file = self._file(number)
-        text = file.read_bytes()
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            document = json.loads(text)
+        try:
+            document = json.loads(file.read_bytes())
             body = document["line"], document["columns"], document["failures"]
-            if document["checksum"] == _digest([file.name, *body]):
-                return LineResult(body[1], body[2])
-        raise Damaged(f"{str(file)!r} is damaged")
+            checksum = document["checksum"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{str(file)!r} is damaged ({type(error).__name__}: {error})") from error
+        if checksum != _digest([file.name, *body]):
+            raise Damaged(f"{str(file)!r} is damaged (its checksum is wrong)")
+        return LineResult(*body[1:])
 
     def write(self, number: int, result: LineResult) -> None:
         """Keep a line.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from gamp_theory.branches import follow_through
@@ -109,10 +109,13 @@ def solve_line(
             attempt(alpha, ask, alpha)
             if found(alpha):
                 attempt(alpha, follow, alpha, down[i + 1 :])
-    for i, (below, alpha) in enumerate(pairwise(up), start=1):
-        if found(below) and not found(alpha):
-            end = next((j for j in range(i, len(up)) if found(up[j])), len(up))
-            attempt(below, follow, below, up[i:end])
+    gaps = [
+        (below, list(takewhile(lambda alpha: not found(alpha), up[i:])))
+        for i, below in enumerate(up[:-1], start=1)
+        if found(below) and not found(up[i])
+    ]
+    for below, gap in gaps:
+        attempt(below, follow, below, gap)
     rows = [
         point_columns(points[alpha], branch) if alpha in points else no_point("solve_failed")
         for alpha in alphas

@@ -175,8 +175,9 @@ def test_processes_change_nothing_and_lose_nothing_when_they_die(reference, tmp_
         assert_same(sweep(MODEL, **GRID, executor=pool), reference)
 
         def kill(finished, lines):
-            for process in list((pool._processes or {}).values()):
-                process.kill()
+            if finished == 1:
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
 
         with pytest.raises(SweepError, match=rf"a worker failed \(Broken.* [1-5] of {LINES} lines"):
             sweep(MODEL, **GRID, executor=pool, out=tmp_path, progress=kill)
@@ -189,7 +190,8 @@ def test_processes_change_nothing_and_lose_nothing_when_they_die(reference, tmp_
 
 def test_dask_changes_nothing(reference, tmp_path):
     """A real cluster of two processes; failed points and NaN are the same."""
-    distributed = pytest.importorskip("distributed")
+    import distributed  # slow to import, and needed here only
+
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with (
         distributed.LocalCluster(processes=True, **options) as cluster,
@@ -353,9 +355,9 @@ def test_a_damaged_line_is_computed_again(capsys, tmp_path, how):
     line = files_of(tmp_path)[1]
     content = line.read_bytes()
     damage(line, how)
-    with pytest.raises(ValueError, match=rf"{line.name}' is damaged: resume the sweep"):
+    with pytest.raises(ValueError, match=rf"{line.name}' is damaged .*: resume the sweep"):
         merge(tmp_path)
-    with pytest.warns(UserWarning, match=rf"{line.name}' is damaged: the line is computed again"):
+    with pytest.warns(UserWarning, match=rf"{line.name}' is damaged .* computed again"):
         again = sweep(MODEL, **SMALL, lam=0.1, out=tmp_path, resume=True)
     assert_same(again, whole)
     assert line.read_bytes() == content

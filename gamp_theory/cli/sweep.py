@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["EMPTY", "add_parser", "counts", "counts_text", "run", "settled_counts"]
 
 EMPTY: Mapping[str, Any] = {
-    "lines": None,
-    "finished": None,
+    "lines": 0,
+    "finished": 0,
     "shard": None,
     "counts": {},
     "failures": [],
@@ -83,8 +84,10 @@ def add_parser(commands: Commands) -> None:
 def shard(text: str) -> tuple[int, int]:
     """``i/n``."""
     parts = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
-    if parts is None:
-        raise argparse.ArgumentTypeError(f"expected i/n such as 1/4, got {text!r}")
+    if parts is None or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise argparse.ArgumentTypeError(
+            f"expected i/n with i from 1 to n, such as 1/4, got {text!r}"
+        )
     return int(parts[1]), int(parts[2])
 
 
@@ -98,7 +101,16 @@ def run(options: argparse.Namespace) -> Answer:
     }
     first = {name: x[0] if isinstance(x, list) else x for name, x in values.items()}
     model = build_model(options, omega=first["omega"], sigma=first["sigma"])
-    document: dict[str, Any] = {**EMPTY, "shard": list(options.shard), "out": options.out}
+    names = starts(options.branch)
+    sizes = [len(x) for name, x in values.items() if name != "alpha" and isinstance(x, list)]
+    part, parts = options.shard
+    lines = len(range(part - 1, len(names) * math.prod(sizes), parts))
+    document: dict[str, Any] = {
+        **EMPTY,
+        "lines": lines,
+        "shard": [part, parts],
+        "out": options.out,
+    }
     began = time.perf_counter()
 
     def failed(status: str, message: str, exit_code: int) -> Answer:
@@ -108,19 +120,19 @@ def run(options: argparse.Namespace) -> Answer:
             document | {"seconds": seconds, "status": status, "message": message}, "", exit_code
         )
 
-    with progress(None, "lines") as advance, warnings.catch_warnings():
+    with progress(lines, "lines") as advance, warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"gamp-theory: {message}", file=sys.stderr)
 
         def line_finished(finished: int, lines: int) -> None:
-            advance(finished - (document["finished"] or 0))
-            document.update(finished=finished, lines=lines)
+            advance(finished - document["finished"])
+            document["finished"] = finished
 
         try:
             dataset = sweep(
                 model,
                 **values,
-                branches=starts(options.branch),
+                branches=names,
                 tol=options.tol,
                 out=options.out,
                 resume=options.resume,
@@ -133,8 +145,8 @@ def run(options: argparse.Namespace) -> Answer:
         except KeyboardInterrupt:
             return failed(
                 "interrupted",
-                f"interrupted: {_progress_so_far(document)} {options.out!r}; to go on, give the "
-                "same command with --resume",
+                f"interrupted: {document['finished']} of {lines} lines are in {options.out!r}; "
+                "to go on, give the same command with --resume",
                 INTERRUPTED,
             )
     found = counts(dataset)
@@ -150,16 +162,11 @@ def run(options: argparse.Namespace) -> Answer:
         [
             counts_text(found),
             *document["failures"],
-            f"{_progress_so_far(document)} {options.out!r}; one file of them: gamp-theory merge",
+            f"{document['finished']} of {lines} lines are in {options.out!r}; one file of them: "
+            "gamp-theory merge",
         ]
     )
     return Answer(document, text, SUCCESS if done else UNSETTLED)
-
-
-def _progress_so_far(document: Mapping[str, Any]) -> str:
-    if document["lines"] is None:
-        return "no line is finished in"
-    return f"{document['finished']} of {document['lines']} lines are in"
 
 
 def counts(dataset: xarray.Dataset) -> dict[str, dict[str, int]]:
