@@ -89,20 +89,15 @@ def point_columns(point: FixedPoint, branch: str) -> dict[str, float | int]:
     columns["linear_error"] = point.linear_error
     if status in (*KNOWN, "left_branch"):
         columns["reached"] = FLAGS["reached"][1].index(point.branch)
-    if status not in KNOWN:
-        return columns
-    for name in OVERLAPS:
-        columns[name] = getattr(point.overlaps, name)
-    for name in LOSSES:
-        columns[name] = getattr(point, name)
-    for name in (*OVERLAPS, *LOSSES):
-        columns[f"{name}_error"] = getattr(point.errors, name)
-    columns["residual"] = point.residual
-    if point.stability is not None:
-        for name in ("spectral_radius", "replicon", "jump_mass"):
-            columns[name] = getattr(point.stability, name)
-        word = "stable" if point.stability.stable else "unstable"
-        columns["stable"] = FLAGS["stable"][1].index(word)
+    if status in KNOWN:
+        columns |= {name: getattr(point.overlaps, name) for name in OVERLAPS}
+        columns |= {name: getattr(point, name) for name in (*LOSSES, "residual")}
+        columns |= {f"{name}_error": getattr(point.errors, name) for name in _QUANTITIES}
+        if point.stability is not None:
+            for name in ("spectral_radius", "replicon", "jump_mass"):
+                columns[name] = getattr(point.stability, name)
+            word = "stable" if point.stability.stable else "unstable"
+            columns["stable"] = FLAGS["stable"][1].index(word)
     # as plain numbers, which go to text and back unchanged
     return {name: int(x) if name in FLAGS else float(x) for name, x in columns.items()}
 
