@@ -33,7 +33,9 @@ NARROWEST = 1e-4
 #: Gauss-Legendre nodes of a panel, radial or in b: at tolerances of 1e-4 and more, and of 1e-7 and
 #: less.  A kink near the end of a panel is seen by none: few nodes leave a floor of errors there.
 NODES = (8, 16)
-R_PANEL = 3.5  # widest panels, in standard deviations
+#: Widest radial panels, in standard deviations: at tolerances of 1e-4 and more, and of less.  In
+#: wide panels the smooth part of the integrand hides kinks from the estimate of the error.
+R_PANEL = (3.5, 1.75)
 B_PANEL = 4.5
 B_STEP = 0.5
 CELL = 3.0  # widest panels in a, and their nodes
@@ -263,6 +265,7 @@ class _Problem:
     state: kernels.SliceState
     fold: int
     nodes: int
+    r_panel: float
     grid: kernels.SliceGrid
     search: SearchGrid
     legendre: NDArray[np.float64]
@@ -306,6 +309,7 @@ class _Problem:
             state,
             fold,
             nodes,
+            R_PANEL[tol < 1e-4],
             grid,
             _search_grid(reach, _search_step(tol)),
             _legendre(nodes),
@@ -337,7 +341,7 @@ def _refine(
         phi = 2 * np.pi / problem.fold * fraction
         ends = _graded(onsets(problem.model, problem.V, phi, cut), problem.state.s, cut)
         for lo, hi in itertools.pairwise(ends):
-            count = max(1, int(np.ceil((hi - lo) / R_PANEL)))
+            count = max(1, int(np.ceil((hi - lo) / problem.r_panel)))
             edges = np.linspace(lo, hi, count + 1)
             todo += [(ray, phi, a, b) for a, b in itertools.pairwise(edges)]
     parts: list[list[_Ray]] = [[] for _ in fractions]

@@ -540,9 +540,9 @@ def panel_in_b(lo, hi, draw, rows, state, grid, search, work):
 def panel_error(samples, length, legendre, tolerance):
     """Error of a Gauss-Legendre panel from the Legendre coefficients of its integrand.
 
-    With c_n the last coefficients that n nodes see and c_m those half-way, geometric decay puts
-    the first one that Gauss's rule misses, of degree 2n, near ``c_n (c_n/c_m)**2``; for the
-    algebraic decay of a kink that is the right order as well.
+    Gauss's rule of n nodes misses coefficients from degree 2n on.  Where they fall geometrically
+    ``c_2n = c_n (c_n/c_m)**2``, with ``c_m`` half-way; where they fall like a power, at a kink or a
+    singular end, ``c_2n = c_n (c_n/c_m)``.  A third one, at a quarter of n, tells which.
 
     Returns
     -------
@@ -554,20 +554,29 @@ def panel_error(samples, length, legendre, tolerance):
     for o in range(tolerance.size):
         if tolerance[o] <= 0:
             continue
-        last = 0.0
-        middle = 0.0
-        for j in range(4):
-            degree = n - 1 - j if j < 2 else n // 2 + 1 - j
-            c = 0.0
-            for i in range(n):
-                c += legendre[degree, i] * samples[i, o]
-            if j < 2:
-                last = max(last, abs(c))
-            else:
-                middle = max(middle, abs(c))
-        ratio = min(1.0, last / (middle + 1e-300))
-        worst = max(worst, length * last * ratio * ratio / tolerance[o])
+        quarter = coefficient(n // 4, samples, o, legendre)
+        middle = coefficient(n // 2, samples, o, legendre)
+        last = coefficient(n - 1, samples, o, legendre)
+        error = last
+        if last < middle:
+            power = 1.0
+            if middle < quarter:
+                power = min(2.0, max(1.0, math.log(last / middle) / math.log(middle / quarter)))
+            error *= (last / middle) ** power
+        worst = max(worst, length * error / tolerance[o])
     return worst
+
+
+@kernel
+def coefficient(degree, samples, o, legendre):
+    """The larger one of two Legendre coefficients, of this degree and the one below."""
+    largest = 1e-300
+    for row in range(degree - 1, degree + 1):
+        c = 0.0
+        for i in range(samples.shape[0]):
+            c += legendre[row, i] * samples[i, o]
+        largest = max(largest, abs(c))
+    return largest
 
 
 @kernel
