@@ -131,6 +131,8 @@ class BranchMap:
         #: what is asked of rules, and what of a plane rule, where that costs little
         self.quadrature_tol = self.finer_tol = quadrature_tol
         self.most_slices = MOST_SLICES
+        #: whether a plane rule will do: what it leaves out does not fall with its tolerance
+        self.planes = True
         self.rule: PairRule | None = None
         self.coarse: PairRule | None = None
         #: why the last state could not be evaluated: "", "domain" or "cost"
@@ -208,7 +210,7 @@ class BranchMap:
         """A rule of the accuracy asked for, or of what is to be had at the largest cost."""
         channel = PairChannel(place.model)
         for tol in dict.fromkeys((self.finer_tol, self.quadrature_tol)):
-            plane = channel.plane(at, tol)
+            plane = channel.plane(at, tol) if self.planes else None
             if plane is not None:
                 return plane
         for tol in (self.quadrature_tol, 10 * self.quadrature_tol, 100 * self.quadrature_tol):

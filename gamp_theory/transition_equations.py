@@ -227,11 +227,13 @@ class TransitionEquations:
                 return z, self.error(z, second, slope) + solved.last_step
         raise NoRoot("rules that are made at the root move it")
 
-    def refine(self, factor: float) -> None:
-        """Ask more of the averages from now on."""
+    def refine(self, factor: float, *, planes: bool = True) -> None:
+        """Ask more of the averages from now on; without plane rules where these were no better."""
         self.quadrature_tol = max(self.quadrature_tol * factor, FINEST)
         for map_ in self.maps:
-            map_.slices_tol = max(map_.slices_tol * factor, FINEST)
+            map_.planes = planes
+            if map_.rule is not None and map_.rule.kind == "slices":
+                map_.slices_tol = max(map_.slices_tol * factor, FINEST)
             map_.most_slices = MOST_SLICES
 
     def coarsen(self, tol: float) -> None:

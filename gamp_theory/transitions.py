@@ -81,7 +81,7 @@ WIDENINGS = 4
 WIDER = 3.0
 #: The averages of losses are refined until the error is this many times the tolerance.
 ENOUGH = 2.0
-ROUNDS = 3
+ROUNDS = 4
 #: A part of the range without a branch, in the parameter's coordinate, that is worth a look.
 GAP = 0.05
 #: Two roots closer than this, in the parameter's coordinate, are one.
@@ -519,6 +519,7 @@ class _Search:
         if not self.certify:
             equations.coarsen(self.tol)
         try:
+            planes, last = True, math.inf
             for _ in range(ROUNDS):
                 z, error = equations.solve(z)
                 value = equations.value(z)
@@ -526,7 +527,8 @@ class _Search:
                 ratio = error / (self.tol * max(value, 0.1))
                 if ratio <= ENOUGH or isinstance(equations, (Pitchfork, Fold)):
                     break
-                equations.refine(max(0.03, 0.5 * ENOUGH / ratio))
+                planes, last = planes and ratio < 0.5 * last, ratio
+                equations.refine(max(0.03, 0.5 * ENOUGH / ratio), planes=planes)
         except NoRoot:
             return self.answer(math.nan, math.nan, TransitionStatus.SOLVE_FAILED)
         states = equations.overlaps(z)
