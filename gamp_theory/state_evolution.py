@@ -589,7 +589,7 @@ class Solver:
         loss = observables.train_loss(
             self.model, averages, Overlaps.from_array(x), self.alpha, self.lam
         )
-        return max(ratio, self.loss_error(x, averages, error) / (self.tol * abs(loss)))
+        return max(ratio, float(self.loss_error(x, averages, error) / (self.tol * abs(loss))))
 
     # -- results ------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ LEAST_SOLVED, LEAST_HONEST, LARGEST_MEDIAN = 0.85, 0.95, 30.0
 #: where slices did, if it is sound; else slices of this tolerance.
 SLICES_FOR_PLANE = 3e-8
 PLANE_LEVEL = 6
-SLICES_FOR_SLICES = 2e-8
+SLICES_FOR_SLICES = 5e-8
 #: Size of the independent Sobol check.
 SOBOL = {"samples": 2**12, "scrambles": 16}
 #: What the fine plane rule may leave undone and still be a reference for slices.

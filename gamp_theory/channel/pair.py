@@ -38,7 +38,7 @@ SAFETY = 2.0
 TWO_LEVELS = 8.0
 #: By how much the companion of a slice rule is coarser.
 COARSER = 5.0
-#: An error of slices is at least this part of the tolerance that they were made for.
+#: By chance two rules can agree: an error is at least this part of what a rule was made for.
 LEAST_OF_TOLERANCE = 0.3
 #: By how much half of the angles are worse, less one: a kink that has been integrated twice, over
 #: b and the radius, leaves the trapezoid rule third order.
@@ -83,6 +83,11 @@ class PairRule:
         return "plane" if isinstance(self.nodes, PlaneRule) else "slices"
 
     @property
+    def accuracy(self) -> float:
+        """What the nodes were made for, relative; a plane can be better than `tol`."""
+        return PLANE_TOLERANCES[self.nodes.level] if isinstance(self.nodes, PlaneRule) else self.tol
+
+    @property
     def cost(self) -> int:
         """Slices that one evaluation integrates, about ten microseconds each; 0 for a plane."""
         return self.nodes.slices if isinstance(self.nodes, SliceRule) else 0
@@ -113,9 +118,11 @@ class PairRule:
             difference = self._between_planes(overlaps, self.nodes, averages.as_array())
         else:
             difference = self._between_slices(overlaps, self.nodes)
+        least = LEAST_OF_TOLERANCE * self.accuracy * np.abs(averages.as_array())
         # what a coarser rule of the kind has in common with this one
         shared = _evaluate(self.model, overlaps, self.nodes)[1]
-        return ChannelAverages.from_array(difference + np.copysign(shared, difference))
+        size = np.maximum(np.abs(difference), least) + shared
+        return ChannelAverages.from_array(np.copysign(size, difference))
 
     def _between_planes(
         self, overlaps: Overlaps, nodes: PlaneRule, fine: NDArray[np.float64]
@@ -140,9 +147,7 @@ class PairRule:
         fine = _sliced(self.model, overlaps, nodes)[1].fewer
         coarse = _sliced(self.model, overlaps, coarse_nodes)[1].fewer
         angles = min(nodes.angles, coarse_nodes.angles)
-        difference = SAFETY * (coarse[angles].as_array() - fine[angles].as_array())
-        least = LEAST_OF_TOLERANCE * self.tol * abs(fine[angles].as_array())
-        return np.copysign(np.maximum(abs(difference), least), difference)
+        return SAFETY * (coarse[angles].as_array() - fine[angles].as_array())
 
 
 class PairChannel:

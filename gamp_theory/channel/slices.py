@@ -44,8 +44,8 @@ CELL_SHARE = 0.01  # of the tolerance, that the probability mass of such a panel
 R_BISECTIONS = 6
 FEWEST_ANGLES = 32  # on the circle; doubled until the averages no longer change
 DOUBLINGS = 4
-ANGLE_SHARE = 2.0  # how far they may, in units of what is spent: the last angles do better
-SPENT = 4.0  # panels do better than their estimates: what they may add up to, in units of tol
+ANGLE_SHARE = 8.0  # how far they may, in units of what is spent: the last angles do better
+SPENT = 1.0  # what panels may add up to, in units of tol
 THREADS = min(4, os.cpu_count() or 1)
 WIDEST_SMEAR = 0.25  # of an onset, in radius, that radial panels have to know of
 #: Step of the search grid: the coarsest, and at a tolerance of 1e-6 and its power of that.  What a
@@ -309,7 +309,7 @@ class _Problem:
             state,
             fold,
             nodes,
-            R_PANEL[tol < 1e-4],
+            R_PANEL[0] if tol >= 1e-4 else R_PANEL[1],
             grid,
             _search_grid(reach, _search_step(tol)),
             _legendre(nodes),

@@ -128,6 +128,7 @@ class Work(NamedTuple):
     fine_B: np.ndarray
     fine_edge: np.ndarray
     wells: np.ndarray  # between two vertices of the hull
+    jumps: np.ndarray  # the last ones, with nothing but a well each in between
     todo: np.ndarray  # panels in b that are still open
     ends: np.ndarray  # of those that are done
     samples: np.ndarray  # slices of a panel
@@ -344,7 +345,7 @@ def mend(left, right, line, gauss, gauss_weight, work):
         before, after, ok = jump_between(first, second, b, t, k)
         if ok:
             along(here, before, line, gauss, gauss_weight, True, work)
-            add_jump(before, after, line, work.slice)
+            add_jump(before, after, 1.0, line, work.slice)
             here = after
     along(here, right, line, gauss, gauss_weight, True, work)
 
@@ -367,10 +368,10 @@ def go(left, right, line, gauss, gauss_weight, work):
 
 
 @kernel
-def add_jump(before, after, line, out):
+def add_jump(before, after, sign, line, out):
     """Add one jump to ``J = E int |jump|^2/|jump_U| p(a) p(b) db``: its length on the curve."""
     shift = (before[2] - line.centre) / line.s
-    density = line.weight * math.exp(-0.5 * shift * shift) / (line.s * math.sqrt(2 * math.pi))
+    density = sign * line.weight * math.exp(-0.5 * shift * shift) / (line.s * math.sqrt(2 * math.pi))
     length = after[0] - before[0]
     out[9] += density * (length * length + (after[1] - before[1]) ** 2) / length
 
@@ -400,10 +401,22 @@ def suspected(p, hull):
 
 
 @kernel
-def cross(here, p, rows, line, gauss, gauss_weight, work):
-    """Integrate from `here` across the jumps of edge p of the hull; returns the point beyond.
+def cross(here, p, depth, rows, line, gauss, gauss_weight, work):
+    """Integrate from `here` across the jumps of edge p of the hull.
 
-    Between the two wells there may be others, in valleys narrower than the search grid.
+    Between the two wells there may be others, in valleys narrower than the search grid.  And a well
+    that the grid takes to be on the hull is not, if the jump from it comes before the one to it:
+    then the two are one, from the well before to the well after.
+
+    Parameters
+    ----------
+    depth : int
+        How many jumps in ``work.jumps`` have led to `here` with nothing else in between.
+
+    Returns
+    -------
+    here, depth
+        The point beyond, and how many there are now.
     """
     t, b, k = line.t, line.b, line.k
     hull = work.hull
@@ -425,14 +438,28 @@ def cross(here, p, rows, line, gauss, gauss_weight, work):
                 waiting += 1
                 continue
         waiting -= 1
-        if ok:
-            go(here, before, line, gauss, gauss_weight, work)
-            add_jump(before, after, line, work.slice)
-            here = after
-            left = after
-        else:
+        if not ok:
             left = right
-    return here
+            continue
+        while depth > 0 and before[2] < work.jumps[depth - 1, 2]:
+            first = unpack(work.jumps[depth - 1, :5])
+            around, beyond, ok = jump_between(first, after, b, t, k)
+            if not ok:
+                break
+            add_jump(first, unpack(work.jumps[depth - 1, 5:]), -1.0, line, work.slice)
+            here, before, after = first, around, beyond
+            depth -= 1
+        go(here, before, line, gauss, gauss_weight, work)
+        add_jump(before, after, 1.0, line, work.slice)
+        if depth == work.jumps.shape[0]:
+            depth = 0
+        row = work.jumps[depth]
+        row[0], row[1], row[2], row[3], row[4] = before
+        row[5], row[6], row[7], row[8], row[9] = after
+        depth += 1
+        here = after
+        left = after
+    return here, depth
 
 
 @kernel
@@ -477,12 +504,13 @@ def one_slice(zeta, weight, draw, rows, state, grid, search, work):
     margin = EDGE * line.widest
     start = line.low
     fresh = True  # nothing has been integrated yet
+    depth = 0
     while p + 1 < size and here[2] < line.high:
         if suspected(p, hull):
             if fresh:
                 start = here[2]
                 fresh = False
-            here = cross(here, p, rows, line, gauss, gauss_weight, work)
+            here, depth = cross(here, p, depth, rows, line, gauss, gauss_weight, work)
             p += 1
             continue
         # the farthest vertex that one panel may reach
@@ -512,6 +540,7 @@ def one_slice(zeta, weight, draw, rows, state, grid, search, work):
             there = locate(line.high + 0.5 * margin, here, there, line.b, line.t, line.k, margin)
         go(here, there, line, gauss, gauss_weight, work)
         here = there
+        depth = 0
     mass = below(max(here[2], line.high), line) - below(min(start, line.low), line)
     out[UNRESOLVED] = abs(out[0] - weight * mass)
 
@@ -714,6 +743,7 @@ def workspace(grid, search):
         np.empty(FINER + 1),
         np.empty(FINER + 1, np.int64),
         np.empty((MOST_WELLS + 1, 2)),
+        np.empty((MOST_WELLS, 10)),
         np.empty((MOST_PANELS + 1, 2)),
         np.empty(MOST_PANELS + 1),
         np.empty((max(grid.b_gauss.size, grid.zeta.size), N_OUT)),
