@@ -371,9 +371,9 @@ def go(left, right, line, gauss, gauss_weight, work):
 def add_jump(before, after, sign, line, out):
     """Add one jump to ``J = E int |jump|^2/|jump_U| p(a) p(b) db``: its length on the curve."""
     shift = (before[2] - line.centre) / line.s
-    density = sign * line.weight * math.exp(-0.5 * shift * shift) / (line.s * math.sqrt(2 * math.pi))
+    density = line.weight * math.exp(-0.5 * shift * shift) / (line.s * math.sqrt(2 * math.pi))
     length = after[0] - before[0]
-    out[9] += density * (length * length + (after[1] - before[1]) ** 2) / length
+    out[9] += sign * density * (length * length + (after[1] - before[1]) ** 2) / length
 
 
 @kernel
