@@ -21,7 +21,7 @@ from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.contraction import contraction
 from gamp_theory.channel.pair import PairChannel
 from gamp_theory.channel.plane import plane_averages, plane_rule
-from gamp_theory.channel.slices import _candidates, slice_averages, slice_rule
+from gamp_theory.channel.slices import _candidates, _search_grid, slice_averages, slice_rule
 from gamp_theory.channel.sobol import sobol_averages
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
@@ -354,6 +354,23 @@ def test_panel_error_is_of_the_right_size(shape):
     halved = kernels.panel_error(f(x)[:, None], 2.0, legendre(12), np.array([0.5]))
     assert halved == pytest.approx(2 * estimate)
     assert kernels.panel_error(f(x)[:, None], 2.0, legendre(12), np.array([0.0])) == 0
+
+
+def test_a_well_that_is_not_on_the_hull():
+    """A grid that takes a shallow well for a vertex of the hull gives what a finer one gives."""
+    model = AttentionModel.mixture(omega=0.7287589, sigma=0.5884646)
+    overlaps = Overlaps(q=0.112878, m=0.0, V=108.2234, theta=0.0)
+    rule = slice_rule(model, overlaps, 1e-4)
+    y = np.array([[0.005, 0.003]])
+    radius, ends = np.array([rule.radius.max()]), np.array([[2.6, 2.7]])
+    coarse, fine = (
+        kernels.frozen_averages(
+            y, radius, ends, np.array([1]), rule.state, rule.grid, _search_grid(9.0, step)
+        )[0]
+        for step in (0.13, 0.02)
+    )
+    # the probability mass of the slices is right either way
+    np.testing.assert_allclose(coarse[:10], fine[:10], rtol=1e-5)
 
 
 def test_search_radius_holds_the_prox():
