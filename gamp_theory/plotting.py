@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from numpy.typing import NDArray
 
+    from gamp_theory.branches import Branch
     from gamp_theory.phase_diagram import PhaseDiagram
+    from gamp_theory.result import FixedPoint
 
 __all__ = [
     "COLOURS",
@@ -32,6 +34,7 @@ __all__ = [
     "figure",
     "formats",
     "mark_thresholds",
+    "plot_branch",
     "plot_overlaps",
     "plot_phase_diagram",
     "plot_test_error",
@@ -44,6 +47,7 @@ STYLE = Path(__file__).with_name("paper.mplstyle")
 
 #: One colour a branch in every figure (Okabe and Ito); also told apart in grey.
 COLOURS = {"semantic": "#0072B2", "positional": "#D55E00", "uninformed": "#8C8C8C"}
+_OTHER_COLOURS = {"mixed": "#009E73", "zero": "#000000"}
 
 _SCALE = 1e3  # losses are of order 1e-3
 
@@ -73,29 +77,77 @@ def formats() -> list[str]:
     return sorted(Figure().canvas.get_supported_filetypes())
 
 
-def plot_transition(dataset: xarray.Dataset) -> Figure:
+def plot_transition(dataset: xarray.Dataset, axes: Sequence[Axes] | None = None) -> list[Artist]:
     """Overlaps, training losses and test errors along alpha, with both thresholds.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         As ``gamp-theory demo`` writes it (``transition.nc``).
-
-    Returns
-    -------
-    Figure
-        Three panels.
+    axes : three Axes, optional
+        One a panel.
     """
-    with figure() as drawn:
-        axes = drawn.subplots(1, 3, sharex=True)
-        plot_overlaps(dataset, axes[0])
-        plot_train_loss(dataset, axes[1])
-        plot_test_error(dataset, axes[2])
-        for ax, letter in zip(axes, "abc", strict=True):
-            ax.set_title(f"({letter})", loc="left", fontweight="bold")
-            ax.margins(x=0)
-            mark_thresholds(dataset, ax)
-    return drawn
+    if axes is None:
+        with figure() as drawn:
+            return plot_transition(dataset, drawn.subplots(1, 3, sharex=True))
+    artists: list[Artist] = []
+    panels = (plot_overlaps, plot_train_loss, plot_test_error)
+    for ax, letter, panel in zip(axes, "abc", panels, strict=True):
+        artists += panel(dataset, ax)
+        ax.set_title(f"({letter})", loc="left", fontweight="bold")
+        ax.margins(x=0)
+        artists += mark_thresholds(dataset, ax)
+    return artists
+
+
+def plot_branch(branch: Branch, name: str, ax: Axes | None = None) -> list[Artist]:
+    """One quantity of a branch along its parameter, dashed where it is unstable.
+
+    Where something happens there is a marker: a circle at a fold, a diamond at a pitchfork, a
+    square at an end.  Points whose fixed point is not known leave a gap.
+
+    Parameters
+    ----------
+    branch : Branch
+        As :func:`gamp_theory.follow` returns it.
+    name : str
+        An overlap (q, m, V, theta), train_loss or test_error.
+    ax : Axes, optional
+    """
+    if name not in _BRANCH_LABELS:
+        raise ValueError(f"name must be one of {', '.join(_BRANCH_LABELS)}, got {name!r}")
+    ax = _axes(ax)
+    colour = {**COLOURS, **_OTHER_COLOURS}[branch.name]
+    numbers = np.array([_number(point, name) for point in branch.points])
+    stable = np.array(
+        [point.stability is not None and point.stability.stable for point in branch.points]
+    )
+    known = [special for special in branch.special if special.point is not None]
+    places = [special.after + 1 for special in known]
+    found = [_number(cast("FixedPoint", special.point), name) for special in known]
+    values = np.insert(branch.values, places, [special.value for special in known])
+    numbers = np.insert(numbers, places, found)
+    artists: list[Artist] = []
+    # a special point belongs to what is before it and to what is after it
+    for mask, dashes, word in ((stable, "-", "stable"), (~stable, _UNSTABLE, "unstable")):
+        part = np.where(np.insert(mask, places, True), numbers, np.nan)
+        if np.isfinite(part[~np.insert(np.zeros_like(mask), places, True)]).any():
+            label = f"{name}, {branch.name}, {word}"
+            artists += ax.plot(values, part, color=colour, linestyle=dashes, label=label)
+    for special, number in zip(known, found, strict=True):
+        artists += ax.plot(
+            special.value,
+            number,
+            color=colour,
+            linestyle="none",
+            marker=_MARKERS[special.kind],
+            markersize=4,
+            markerfacecolor="white",
+            label=special.kind,
+        )
+    ax.set_xlabel(_PARAMETER_LABELS[branch.parameter])
+    ax.set_ylabel(_BRANCH_LABELS[name])
+    return artists
 
 
 def plot_overlaps(dataset: xarray.Dataset, ax: Axes | None = None) -> list[Artist]:
@@ -229,7 +281,7 @@ def plot_phase_diagram(
             return plot_phase_diagram(diagram, drawn.subplots())
     ax.set_xlim(*diagram.attrs["omega_range"])
     ax.set_ylim(*diagram.attrs["alpha_range"])
-    ax.set_xlabel(r"positional weight of the target  $\omega$")
+    ax.set_xlabel(_PARAMETER_LABELS["omega"])
     ax.set_ylabel(_ALPHA)
     return [*_regions(ax, diagram), *_lines(ax, diagram)]
 
@@ -373,6 +425,22 @@ def _lines(ax: Axes, diagram: xarray.Dataset) -> list[Artist]:
 
 
 _ALPHA = r"sample ratio  $\alpha = n/d$"
+_PARAMETER_LABELS = {
+    "alpha": _ALPHA,
+    "omega": r"positional weight of the target  $\omega$",
+    "lam": r"ridge  $\lambda$",
+    "sigma": r"standard deviation of the tokens  $\sigma$",
+}
+_BRANCH_LABELS = {
+    "q": "student norm  $q$",
+    "m": "positional overlap  $m$",
+    "V": "response  $V$",
+    "theta": r"semantic overlap  $\theta$",
+    "train_loss": r"training loss  $\epsilon_t\times 10^{3}$",
+    "test_error": r"test error  $\epsilon_g\times 10^{3}$",
+}
+_MARKERS = {"fold": "o", "pitchfork": "D", "merge": "s", "vanishing": "s"}
+_UNSTABLE = (0.0, (3.0, 2.0))
 
 
 def _axes(ax: Axes | None) -> Axes:
@@ -409,7 +477,7 @@ def _branch(
 
     The last of the artists is the whole curve, without a stroke: what a name is hung on.
     """
-    scale = 1.0 if name in ("q", "m", "V", "theta") else _SCALE
+    scale = _scale(name)
     alpha = np.asarray(dataset["alpha"], dtype=float)
     value = _values(dataset, branch, name)
     if reference is not None:
@@ -421,13 +489,25 @@ def _branch(
     artists: list[Artist] = [
         ax.fill_between(alpha, value - error, value + error, color=colour, alpha=0.3, linewidth=0)
     ]
-    for mask, dashes, word in ((stable, "-", "stable"), (~stable, (0, (3, 2)), "unstable")):
+    for mask, dashes, word in ((stable, "-", "stable"), (~stable, _UNSTABLE, "unstable")):
         part = _runs(value, mask)
         if np.isfinite(part).any():
             label = f"{name}, {branch}, {word}"
             artists += ax.plot(alpha, part, color=colour, linestyle=dashes, label=label)
     artists += ax.plot(alpha, value, linestyle="none", label="_whole")
     return artists
+
+
+def _scale(name: str) -> float:
+    return 1.0 if name in ("q", "m", "V", "theta") else _SCALE
+
+
+def _number(point: FixedPoint, name: str) -> float:
+    """One quantity of a fixed point as it is drawn; NaN where there is none."""
+    if point.overlaps is None or point.status.token not in ("converged", "quadrature_limit"):
+        return float("nan")
+    source = point.overlaps if name in ("q", "m", "V", "theta") else point
+    return _scale(name) * float(getattr(source, name))
 
 
 class _Place(NamedTuple):

@@ -1,5 +1,7 @@
 """Figures: what is drawn is the data, and nothing outside the figure is touched."""
 
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -108,7 +110,9 @@ def test_thresholds_that_do_not_exist_are_left_out(dataset, ax):
 
 
 def test_the_figure_has_three_labelled_panels(dataset, tmp_path):
-    drawn = plotting.plot_transition(dataset)
+    with plotting.figure() as drawn:
+        artists = plotting.plot_transition(dataset, drawn.subplots(1, 3))
+    assert set(artists) >= {line for ax in drawn.axes for line in ax.lines}
     assert [ax.get_title(loc="left") for ax in drawn.axes] == ["(a)", "(b)", "(c)"]
     for ax in drawn.axes:
         assert r"\alpha = n/d" in ax.get_xlabel()
@@ -119,6 +123,59 @@ def test_the_figure_has_three_labelled_panels(dataset, tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.fixture
+def branch():
+    """A semantic branch downwards: a pitchfork between the second and the third of its points."""
+
+    def point(theta, stable, token="converged"):
+        return SimpleNamespace(
+            overlaps=SimpleNamespace(theta=theta),
+            train_loss=theta / 50,
+            stability=SimpleNamespace(stable=stable),
+            status=SimpleNamespace(token=token),
+        )
+
+    return SimpleNamespace(
+        name="semantic",
+        parameter="alpha",
+        values=np.array([1.5, 1.0, 0.8, 0.75]),
+        points=(
+            point(0.13, True),
+            point(0.09, True),
+            point(0.06, False, "quadrature_limit"),
+            point(0.05, False, "iteration_limit"),
+        ),
+        special=(
+            SimpleNamespace(kind="pitchfork", value=0.83, after=1, point=point(0.07, False)),
+            SimpleNamespace(kind="merge", value=0.72, after=3, point=None),
+        ),
+    )
+
+
+def test_a_branch_is_dashed_where_it_is_unstable(branch, ax):
+    artists = plotting.plot_branch(branch, "theta", ax)
+    assert set(artists) == set(ax.lines)
+    stable, unstable = (line(ax, f"theta, semantic, {word}") for word in ("stable", "unstable"))
+    np.testing.assert_array_equal(stable.get_xdata(), [1.5, 1.0, 0.83, 0.8, 0.75])
+    np.testing.assert_array_equal(stable.get_ydata(), [0.13, 0.09, 0.07, np.nan, np.nan])
+    np.testing.assert_array_equal(unstable.get_ydata(), [np.nan, np.nan, 0.07, 0.06, np.nan])
+    assert unstable.get_linestyle() == "--"
+    pitchfork = line(ax, "pitchfork")
+    assert (pitchfork.get_xdata(), pitchfork.get_ydata()) == ([0.83], [0.07])
+    assert "merge" not in [line.get_label() for line in ax.lines]  # where it is, is not known
+
+
+def test_losses_of_a_branch_are_drawn_in_thousandths(branch):
+    artists = plotting.plot_branch(branch, "train_loss")
+    np.testing.assert_allclose(artists[0].get_ydata()[:2], [2.6, 1.8], rtol=1e-12)
+    assert "10^{3}" in artists[0].axes.get_ylabel()
+
+
+def test_a_branch_has_no_other_quantities(branch):
+    with pytest.raises(ValueError, match="name must be one of q, m, V, theta"):
+        plotting.plot_branch(branch, "replicon")
+
+
 def test_without_axes_a_figure_is_made(dataset):
     artists = plotting.plot_test_error(dataset)
     assert artists[0].figure is not None
@@ -126,7 +183,7 @@ def test_without_axes_a_figure_is_made(dataset):
 
 def test_settings_outside_are_left_alone(dataset, tmp_path):
     before = dict(mpl.rcParams)
-    plotting.save(plotting.plot_transition(dataset), tmp_path / "figure.png")
+    plotting.save(plotting.plot_transition(dataset)[0].figure, tmp_path / "figure.png")
     assert dict(mpl.rcParams) == before
 
 

@@ -172,8 +172,9 @@ def _write(dataset: xarray.Dataset, files: Mapping[str, Path]) -> None:
     from gamp_theory.netcdf import save
 
     save(dataset, files["data"])
-    with replacing(files["figure"]) as temporary:
-        plotting.save(plotting.plot_transition(dataset), temporary)
+    with plotting.figure() as drawn, replacing(files["figure"]) as temporary:
+        plotting.plot_transition(dataset, drawn.subplots(1, 3, sharex=True))
+        plotting.save(drawn, temporary)
 
 
 # ---------------------------------------------------------------------------------- in words
