@@ -1,10 +1,11 @@
-"""README and notebooks do what they say."""
+"""README, pages and notebooks do what they say."""
 
 import ast
 import contextlib
 import inspect
 import io
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -12,27 +13,19 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from gamp_theory.cli import _parser
+import gamp_theory
+from gamp_theory.cli import _parser, main
 from gamp_theory.grids import FLAGS
 from gamp_theory.sweep import sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_readme_example_prints_what_it_says():
-    text = (ROOT / "README.md").read_text()
-    code, expected = re.search(r"```python\n(.*?)```\s*```text\n(.*?)```", text, re.DOTALL).groups()
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})  # the project's own text
-    assert printed.getvalue() == expected
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_readme_links_exist():
-    text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+def name_of(path):
+    return str(path.relative_to(ROOT))
 
 
 def blocks(path, language):
@@ -40,31 +33,94 @@ def blocks(path, language):
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_the_page_on_sweeps_runs(capsys, monkeypatch, tmp_path):
+def commands(path):
+    """The calls of gamp-theory in the blocks of a page for the shell."""
+    text = "\n".join(blocks(path, "console") + blocks(path, "bash")).replace("\\\n", " ")
+    text = re.sub(r"\$\w+", "1", text)
+    return re.findall(r"^(?:\$ )?(?:\.venv/bin/)?gamp-theory (.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```|`[^`]*`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+#: Run by the last tests of this file, and by test_model_file.py.
+ELSEWHERE = {"cluster.md", "your_own_model.md"}
+SLOW = {"solutions.md"}
+RUN_HERE = [
+    pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else [], id=name_of(page))
+    for page in PAGES
+    if blocks(page, "python") and page.name not in ELSEWHERE
+]
+
+
+@pytest.mark.parametrize("page", RUN_HERE)
+def test_python_on_pages_prints_what_they_say(page, monkeypatch, tmp_path):
+    """Blocks are run one after the other; one that a ``text`` block follows has to print it."""
     monkeypatch.chdir(tmp_path)
+    pairs = re.findall(
+        r"^```python\n(.*?)^```\n(?:\s*^```text\n(.*?)^```)?",
+        page.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
     names = {}
-    for code in blocks(ROOT / "docs/howto/sweep.md", "python"):
-        exec(compile(code, "sweep.md", "exec"), names)  # the project's own text
-    assert "left_branch" in capsys.readouterr().out
-    assert names["reliable"]["q"].notnull().sum() > 0
+    for code, expected in pairs:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, page.name, "exec"), names)  # the project's own text
+        if expected:
+            assert printed.getvalue() == expected
+
+
+def test_the_page_on_thresholds_shows_what_the_command_prints(capsys):
+    """The words; numbers to six digits, since the last ones may depend on the processor."""
+    page = ROOT / "docs/howto/threshold.md"
+    (shown,) = re.findall(
+        r"^```console\n.*?^```\s*```text\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    (command,) = commands(page)
+    assert main(shlex.split(command)) == 0
+    printed = capsys.readouterr().out
+    number = r"\d+\.\d+(?:\(\d+\))?"
+    assert re.sub(number, "#", printed) == re.sub(number, "#", shown)
+    got, expected = (
+        [float(x.split("(")[0]) for x in re.findall(number, text)] for text in (printed, shown)
+    )
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
+def test_commands_on_pages_have_their_options(page):
+    """Not all can be run here (scripts for a cluster, hours of work), but all can be parsed."""
+    for command in commands(page):
+        _parser().parse_args(shlex.split(command, comments=True))
+
+
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs/README.md").read_text()
+    for page in PAGES[2:]:
+        target = str(page.relative_to(ROOT / "docs"))
+        assert target == "README.md" or f"({target})" in index, target
+
+
+def test_the_reference_is_what_its_program_writes():
+    """Else: python docs/make_api.py."""
+    path = ROOT / "docs/make_api.py"
+    program = runpy.run_path(str(path))
+    text = program["page"]()
+    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == text
+    for name in gamp_theory.__all__:
+        assert re.search(rf"^\* \*\*`{name}\b.*?`\*\* ★", text, re.MULTILINE), name
 
 
 def test_the_page_on_sweeps_lists_every_status():
     text = (ROOT / "docs/howto/sweep.md").read_text()
     found = re.findall(r"^\| (\d) \| `(\w+)` \|", text, re.MULTILINE)
     assert found == [(str(k), name) for k, name in enumerate(FLAGS["status"][1])]
-
-
-@pytest.mark.parametrize("page", ["sweep", "cluster"])
-def test_commands_on_pages_have_their_options(page):
-    """Scripts for a cluster can not be run here, but what they call can be looked at."""
-    path = ROOT / "docs" / "howto" / f"{page}.md"
-    text = "\n".join(blocks(path, "console") + blocks(path, "bash")).replace("\\\n", " ")
-    text = re.sub(r"\$\w+", "1", text)
-    commands = re.findall(r"^(?:\$ )?gamp-theory (.*)$", text, re.MULTILINE)
-    assert commands
-    for command in commands:
-        _parser().parse_args(shlex.split(command))
 
 
 def test_scripts_for_a_cluster_call_sweep_as_it_is():
