@@ -69,9 +69,6 @@ class TransitionEquations:
         Along which a line of transitions is followed.
     """
 
-    #: How many equations beside those of the fixed points.
-    conditions = 1
-
     def __init__(
         self,
         place: Place,
@@ -98,9 +95,9 @@ class TransitionEquations:
         """All coordinates of a fixed point, from those that are unknown."""
         return u
 
-    def condition(self, states: Sequence[Evaluation]) -> float:
-        """What vanishes beside the residuals."""
-        raise NotImplementedError
+    def condition(self, states: Sequence[Evaluation]) -> float | None:
+        """What vanishes beside the residuals; None where these say all."""
+        return None
 
     # -- unknowns ----------------------------------------------------------------------------------
 
@@ -158,7 +155,7 @@ class TransitionEquations:
 
     def residual(self, z: Vector, second: float = math.nan) -> Vector:
         """The equations, shape (len(z),); NaN outside their domain."""
-        nothing = np.full(sum(self.rows()) + self.conditions, np.nan)
+        nothing = np.full(len(z), np.nan)
         if not self.inside(second):
             return nothing
         self.move(second)
@@ -168,13 +165,10 @@ class TransitionEquations:
             if map_.last is None or not np.all(np.isfinite(found[-1])):
                 return nothing
             states.append(map_.last)
-        if self.conditions:
-            found.append(np.array([self.condition(states)]))
+        condition = self.condition(states)
+        if condition is not None:
+            found.append(np.array([condition]))
         return np.concatenate(found)
-
-    def rows(self) -> list[int]:
-        """Equations of each fixed point."""
-        return [len(map_.inside) for map_ in self.maps]
 
     def jacobian(self, z: Vector, second: float, value: Vector) -> Vector:
         """``d residual/d(z, second)``, shape (n, n + 1), by forward differences.
@@ -255,11 +249,13 @@ class TransitionEquations:
             averages = ChannelAverages.from_array(base.averages.as_array() + error.as_array())
             before.append(base)
             after.append(map_.imaged(base.x, base.place, base.rule, averages))
-        if self.conditions:
+        here = self.condition(before)
+        if here is not None:
             off = 0.0
             for k, moved in enumerate(after):  # of either sign: they do not cancel
-                states = [moved if j == k else state for j, state in enumerate(before)]
-                off += abs(self.condition(states) - self.condition(before))
+                there = self.condition([moved if j == k else x for j, x in enumerate(before)])
+                assert there is not None
+                off += abs(there - here)
             shifts.append(np.array([off]))
         row = np.linalg.inv(slope)[-1]
         return float(np.abs(row) @ np.abs(np.concatenate(shifts)))
@@ -301,8 +297,6 @@ class Pitchfork(TransitionEquations):
     direction : {"m", "theta"}
         The overlap that does not vanish on the other.
     """
-
-    conditions = 0
 
     def __init__(
         self,

@@ -129,6 +129,20 @@ def test_one_draw_agrees_with_an_integral_over_the_prox(overlaps, r):
     assert (got["jump_mass"] > 0) == (r > 1)
 
 
+@pytest.mark.parametrize(
+    ("f", "largest"), [(lambda x: 1 / (1 + 6 * x**2), 300), (lambda x: abs(x - 0.3), 100)]
+)
+def test_geometric_error_is_of_the_right_size(f, largest):
+    x, weight = leggauss(12)
+    fine, fine_weight = leggauss(400)
+    true = abs(weight @ f(x) - fine_weight @ f(fine)) / 2  # on a panel of length 1
+    for allowed in (1.0, 0.5):
+        estimate = module.kernels.geometric_error(
+            f(x)[:, None], module._legendre(12), np.array([allowed])
+        )
+        assert true / allowed <= estimate <= largest * true / allowed
+
+
 def test_density_is_that_of_both_mirror_images():
     line = module.kernels.Line((0.4, 0.3), 0.1, 2.3, 18.0, 0.3, 0.2, 0.7, 0.4, -1.0, 1.0, 1.5)
     for a in (-0.4, 0.0, 0.5):

@@ -19,7 +19,7 @@ from gamp_theory.channel.plane import scalars
 from gamp_theory.channel.plane_kernels import unstable_brackets, unstable_ends
 from gamp_theory.channel.search_kernels import SearchGrid
 from gamp_theory.channel.slices import _candidates, _legendre, _search_grid, _state
-from gamp_theory.channel.slices_kernels import SliceState, panel_error, search_radii
+from gamp_theory.channel.slices_kernels import SliceState, search_radii
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.quadrature import gauss_legendre
 from gamp_theory.overlaps import Overlaps
@@ -215,7 +215,7 @@ def _integrate(
         samples = sums.reshape(*r.shape, -1) * density[..., None]
         bisected = []
         for panel, sample in zip(todo, samples, strict=True):
-            error = panel_error(sample, 1.0, problem.legendre, R_SHARE * allowed)
+            error = kernels.geometric_error(sample, problem.legendre, R_SHARE * allowed)
             if refined and error > 1 and generation < R_BISECTIONS:
                 bisected += panel.halves()
             else:

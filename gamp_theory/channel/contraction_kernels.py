@@ -30,10 +30,10 @@ from gamp_theory.channel.search_kernels import (
     memory,
     settle,
 )
-from gamp_theory.channel.slices_kernels import Draw, panel_error, place
+from gamp_theory.channel.slices_kernels import Draw, coefficient, place
 from gamp_theory.numerics.jit import kernel
 
-__all__ = ["OUTPUTS", "ContractionGrid", "contraction_sums"]
+__all__ = ["OUTPUTS", "ContractionGrid", "contraction_sums", "geometric_error"]
 
 #: What is accumulated, in order.
 OUTPUTS = ("mass", "slope", "contraction", "jump_mass", "unresolved")
@@ -485,6 +485,29 @@ def sample_panel(lo, hi, draw, state, grid, searched, store):
 
 
 @kernel
+def geometric_error(samples, legendre, tolerance):
+    """Error of a panel whose Legendre coefficients fall geometrically: ``c_n (c_n/c_m)**2``.
+
+    The ends of panels are where jumps begin, and mapped so that nothing is singular there.  Slices
+    are good to 1e-3 only: an estimate that takes slow decay for a singularity, as that of
+    :func:`gamp_theory.channel.slices_kernels.panel_error` does, would refine their noise.
+
+    Returns
+    -------
+    float
+        The largest error over the averages, each in units of its `tolerance`.
+    """
+    n = samples.shape[0]
+    worst = 0.0
+    for o in range(tolerance.size):
+        if tolerance[o] > 0:
+            last = coefficient(n - 1, samples, o, legendre)
+            middle = coefficient(n // 2 - 1, samples, o, legendre)
+            worst = max(worst, last * min(1.0, last / middle) ** 2 / tolerance[o])
+    return worst
+
+
+@kernel
 def add_draw(draw, state, grid, searched, store, tolerance, out):
     """Integrate one teacher draw over w, into `out`; returns the number of panels in b."""
     n = grid.b_gauss.size
@@ -502,7 +525,7 @@ def add_draw(draw, state, grid, searched, store, tolerance, out):
         lo, hi = store.todo[waiting]
         sample_panel(lo, hi, draw, state, grid, searched, store)
         samples = store.samples
-        error = panel_error(samples, 1.0, grid.legendre, tolerance)
+        error = geometric_error(samples, grid.legendre, tolerance)
         if error > 1 and done + waiting + 2 < MOST_PANELS and hi - lo > 1e-4 * state.s:
             middle = 0.5 * (lo + hi)
             for i in range(n - 1):

@@ -40,6 +40,7 @@ __all__ = [
     "OUTPUTS",
     "SliceGrid",
     "SliceState",
+    "coefficient",
     "frozen_averages",
     "panel_error",
     "refined_averages",
