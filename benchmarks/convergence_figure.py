@@ -98,9 +98,8 @@ def hermite_averages(state: State, n: int) -> ChannelAverages:
     theta_hat = covariance / (model.rho - x.theta**2 / x.q)
     V_hat = theta_hat * x.theta / x.q - response / math.sqrt(x.q)
     # what is zero by symmetry is known to be so in every rule
-    return ChannelAverages(
-        q_hat, m_hat if x.m else 0.0, V_hat, theta_hat if x.theta else 0.0, loss, math.nan
-    )
+    hats = (q_hat, m_hat if x.m else 0.0, V_hat, theta_hat if x.theta else 0.0)
+    return ChannelAverages(*hats, loss, math.nan, math.nan, math.nan)
 
 
 def measure(state: State) -> list[tuple[str, float, float, float]]:

@@ -25,14 +25,14 @@ from gamp_theory.channel.plane import PlaneUnusable
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
-from gamp_theory.stability import MapJacobian
+from gamp_theory.stability import MapJacobian, growth_rates
 
 __all__ = ["PARAMETERS", "BranchMap", "Evaluation", "Place", "place_at"]
 
 Vector: TypeAlias = NDArray[np.float64]
 
 PARAMETERS = ("alpha", "omega", "lam", "sigma")
-#: Least m/sqrt(q) and theta/sqrt(rho q) of a state that is not in the subspace.
+#: Least m/sqrt(q) and theta/sqrt(rho q) of a state in the equations for one that is not 0.
 SHIFT = 1e-3
 #: Steps of differences in the coordinates, for rules that are smooth to rounding, and slices.
 STEP = {"plane": 1e-5, "slices": 1e-4}
@@ -91,6 +91,10 @@ class Evaluation:
             both = np.where(np.isin(np.arange(4), (0, 2)), np.log(ratio), ratio - 1)
         return both[list(inside)]
 
+    def growth(self) -> dict[str, float]:
+        """What the map multiplies a small m by, and a small theta."""
+        return growth_rates(self.place.model.rho, self.averages, self.place.alpha, self.place.lam)
+
     def error(self) -> ChannelAverages:
         """Signed estimate of the error of the averages; it takes ``rule.comparisons`` maps."""
         # the rule may have been made at another omega or sigma
@@ -127,7 +131,6 @@ class BranchMap:
         self.inside = tuple(
             i for i, name in enumerate(OVERLAPS) if name in ("q", "V") or name in broken
         )
-        self.outside = tuple(i for i in range(4) if i not in self.inside)
         #: what is asked of rules, and what of a plane rule, where that costs little
         self.quadrature_tol = self.finer_tol = quadrature_tol
         self.most_slices = MOST_SLICES
@@ -163,20 +166,20 @@ class BranchMap:
         u = np.array([math.log(x[0]), free[0], math.log(x[2]), math.atanh(free[1])])
         return u[list(self.inside)]
 
-    def overlaps(self, u: Vector, rho: float, shifted: bool = False) -> Vector:
-        """Overlaps (q, m, V, theta) at coordinates; `shifted` out of the subspaces by SHIFT."""
-        return self._state(self._parts(u, shifted), rho)
+    def overlaps(self, u: Vector, rho: float) -> Vector:
+        """Overlaps (q, m, V, theta) at coordinates."""
+        return self._state(self._parts(u), rho)
 
     def _cosines(self, x: Vector, rho: float) -> Vector:
         return np.array([abs(x[1]) / math.sqrt(x[0]), abs(x[3]) / math.sqrt(rho * x[0])])
 
-    def _parts(self, u: Vector, shifted: bool) -> Vector:
+    def _parts(self, u: Vector) -> Vector:
         """``(log q, m/sqrt(q), log V, theta/sqrt(rho q))``."""
         parts = np.zeros(4)
         parts[list(self.inside)] = u
         parts[3] = math.tanh(parts[3])
         for i in (1, 3):
-            if i in self.inside or shifted:
+            if i in self.inside:
                 parts[i] = math.hypot(parts[i], SHIFT)
         return parts
 
@@ -262,29 +265,25 @@ class BranchMap:
         return self.last.relative(self.inside)
 
     def jacobian(self, u: Vector, p: float, residual: Vector) -> Vector:
-        """``[R_u, R_p]`` by forward differences of a coarse rule, with the spectrum of the map.
-
-        The state is shifted out of the subspaces by SHIFT: there the equations are the same to
-        second order, and what the map makes of the shift is its transverse eigenvalue.
-        """
+        """``[R_u, R_p]`` by forward differences of a coarse rule, with the spectrum of the map."""
         place = self.at(p)
         if place is None or not self.admissible(u, place):
             return np.full((len(self.inside), len(self.inside) + 1), np.nan)
+        x = self.overlaps(u, place.model.rho)
         if self.coarse is None:
-            at = Overlaps.from_array(self.overlaps(u, place.model.rho, shifted=True))
             self.coarse = PairChannel(place.model).rule(
-                at, JACOBIAN_TOL, slices_tol=JACOBIAN_SLICES_TOL, even=False
+                Overlaps.from_array(x), JACOBIAN_TOL, slices_tol=JACOBIAN_SLICES_TOL
             )
-        x = self.overlaps(u, place.model.rho, shifted=True)
         base = self.evaluate(x, place, self.coarse)
         self.coarse_maps += 1
         if base is None:
             return np.full((len(self.inside), len(self.inside) + 1), np.nan)
-        slope, matrix = self.differences(u, p, base, shifted=True)
+        slope, matrix = self.differences(u, p, base)
         transverse: dict[str, float | None] = {"m": None, "theta": None}
+        growth = base.growth()
         for name, i in DIRECTIONS.items():
-            if i in self.outside:
-                matrix[i, i] = transverse[name] = float(base.image[i] / base.x[i])
+            if i not in self.inside:
+                matrix[i, i] = transverse[name] = growth[name]
         self.spectrum = MapJacobian(matrix, 1 + len(self.inside), transverse)
         return slope
 
@@ -292,15 +291,13 @@ class BranchMap:
         """``[R_u, R_p]`` by forward differences of the rule that the residual is taken with."""
         if self.last is None or not np.all(np.isfinite(residual)):
             return np.full((len(self.inside), len(self.inside) + 1), np.nan)
-        return self.differences(u, p, self.last, shifted=False)[0]
+        return self.differences(u, p, self.last)[0]
 
-    def differences(
-        self, u: Vector, p: float, base: Evaluation, *, shifted: bool
-    ) -> tuple[Vector, Vector]:
+    def differences(self, u: Vector, p: float, base: Evaluation) -> tuple[Vector, Vector]:
         """``[R_u, R_p]``, and the Jacobian of the map in (q, m, V, theta) inside the subspace."""
         inside = list(self.inside)
         rho = base.place.model.rho
-        parts = self._parts(u, shifted)
+        parts = self._parts(u)
         step = STEP[base.rule.kind]
         value = base.relative(self.inside)
         columns, images, moves = [], [], []
@@ -325,12 +322,12 @@ class BranchMap:
             columns.append(chain * (there.relative(self.inside) - value) / h)
             images.append((there.image - base.image)[inside])
             moves.append((there.x - base.x)[inside])
-        columns.append(self.along(u, p, base, shifted))
+        columns.append(self.along(u, p, base))
         matrix = np.zeros((4, 4))
         matrix[np.ix_(inside, inside)] = np.linalg.solve(np.array(moves), np.array(images)).T
         return np.stack(columns, axis=1), matrix
 
-    def along(self, u: Vector, p: float, base: Evaluation, shifted: bool) -> Vector:
+    def along(self, u: Vector, p: float, base: Evaluation) -> Vector:
         """``R_p``."""
         h = STEP[base.rule.kind]
         if self.at(p + h) is None:
@@ -342,7 +339,7 @@ class BranchMap:
             place = place_at(self.place, self.parameter, self.value(p + h))
             there = self.imaged(base.x, place, base.rule, base.averages)
             return (there.relative(self.inside) - base.relative(self.inside)) / h
-        x = self.overlaps(u, place.model.rho, shifted)
+        x = self.overlaps(u, place.model.rho)
         moved = self.evaluate(x, place, base.rule)
         self.count(base)
         if moved is None:

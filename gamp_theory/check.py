@@ -75,10 +75,10 @@ def check_point(
 
     found = estimate.averages.as_array()
     known = np.append(x.as_array(), point.train_loss)
-    covariance = estimate.covariance[:6, :6]
-    slopes = np.empty((5, 6))
-    for j in range(6):
-        step = np.zeros(6)
+    covariance = estimate.covariance[:-1, :-1]
+    slopes = np.empty((5, found.size))
+    for j in range(found.size):
+        step = np.zeros(found.size)
         step[j] = 1e-6 * max(abs(found[j]), math.sqrt(covariance[j, j]))
         if step[j] == 0:
             slopes[:, j] = 0

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.pair import PairChannel
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
@@ -104,9 +105,7 @@ def curvature(point: FixedPoint, quadrature_tol: float = 1e-6) -> Curvature:
     x = point.overlaps.as_array()
     model = point.model
     inside = x != 0
-    rule = PairChannel(model).rule(
-        point.overlaps, quadrature_tol, even=bool(inside.all()), checked=False
-    )
+    rule = PairChannel(model).rule(point.overlaps, quadrature_tol, checked=False)
 
     def loss(z: NDArray[np.float64]) -> float:
         at = Overlaps.from_array(z)
@@ -120,7 +119,11 @@ def curvature(point: FixedPoint, quadrature_tol: float = 1e-6) -> Curvature:
     if x[3]:
         steps[3] = min(steps[3], STEP * gap * model.rho / abs(2 * x[3]))
     centre = loss(x)
-    single, double = (_second_differences(loss, x, k * steps, inside, centre) for k in (1, 2))
+    outside = _outside(point, rule.averages(point.overlaps))
+    single, double = (
+        np.where(inside, _second_differences(loss, x, k * steps, inside, centre), outside)
+        for k in (1, 2)
+    )
     hessian = (4 * single - double) / 3
     # Richardson's step corrects `single` by this; what remains of it is smaller
     error = abs(single - double) / 3 + RULE_ERROR * abs(hessian)
@@ -155,19 +158,30 @@ def _second_differences(
     inside: NDArray[np.bool_],
     centre: float,
 ) -> Matrix:
-    """Central differences; f is even in a component that is 0, which therefore mixes with none."""
+    """Central differences in the components `inside`; 0 elsewhere."""
     H = np.zeros((4, 4))
-    for i in range(4):
-        e_i = np.where(np.arange(4) == i, steps[i], 0.0)
-        up = f(x + e_i)
-        down = f(x - e_i) if inside[i] else up
-        H[i, i] = (up - 2 * centre + down) / steps[i] ** 2
-        for j in range(i):
-            if inside[i] and inside[j]:
-                e_j = np.where(np.arange(4) == j, steps[j], 0.0)
-                corners = f(x + e_i + e_j) - f(x + e_i - e_j) - f(x - e_i + e_j) + f(x - e_i - e_j)
-                H[i, j] = H[j, i] = corners / (4 * steps[i] * steps[j])
+    moves = steps * np.eye(4)
+    for i in np.flatnonzero(inside):
+        H[i, i] = (f(x + moves[i]) - 2 * centre + f(x - moves[i])) / steps[i] ** 2
+        for j in np.flatnonzero(inside[:i]):
+            both, across = moves[i] + moves[j], moves[i] - moves[j]
+            corners = f(x + both) - f(x + across) - f(x - across) + f(x - both)
+            H[i, j] = H[j, i] = corners / (4 * steps[i] * steps[j])
     return H
+
+
+def _outside(point: FixedPoint, averages: ChannelAverages) -> Matrix:
+    """Second derivatives in m and theta where they are 0: the loss is even, they mix with none."""
+    assert point.overlaps is not None
+    alpha, rho, V = point.alpha, point.model.rho, point.overlaps.V
+    return np.diag(
+        [
+            0.0,
+            rho / V - alpha * averages.m_slope,
+            0.0,
+            1 / (rho * V) - alpha * averages.theta_slope,
+        ]
+    )
 
 
 def _schur(hessian: Matrix) -> Matrix:

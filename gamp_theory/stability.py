@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.contraction import contraction
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
@@ -17,6 +18,7 @@ __all__ = [
     "MapJacobian",
     "Stability",
     "contracted",
+    "growth_rates",
     "map_jacobian",
     "origin_stability",
     "spectrum",
@@ -24,9 +26,8 @@ __all__ = [
 ]
 
 Vector = NDArray[np.float64]
-#: Difference steps: relative in the overlaps, and out of a subspace in units of sqrt(q).
+#: Difference step, relative in the overlaps.
 STEP = 3e-4
-TRANSVERSE_STEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -81,22 +82,46 @@ class MapJacobian:
     transverse: dict[str, float | None] = field(default_factory=dict)
 
 
+def growth_rates(
+    rho: float, averages: ChannelAverages, alpha: float, lam: float
+) -> dict[str, float]:
+    """How the map multiplies a small m, and a small theta: ``d F_m/d m`` and ``d F_theta/d theta``.
+
+    They are eigenvalues of the Jacobian where m, or theta, is 0; by Stein's lemma they are
+    averages at the state itself (docs/theory.md, section 6).
+
+    Parameters
+    ----------
+    rho : float
+        ``sigma**2``.
+    averages : ChannelAverages
+        At the state.
+    alpha, lam : float
+    """
+    D = lam + alpha * rho * averages.V_hat
+    return {
+        "m": alpha * averages.m_slope / D,
+        "theta": alpha * rho**2 * averages.theta_slope / D,
+    }
+
+
 def map_jacobian(
-    even: Callable[[Vector], Vector], full: Callable[[Vector], Vector], x: Vector, rho: float
+    image: Callable[[Vector], Vector], x: Vector, rho: float, growth: Mapping[str, float]
 ) -> MapJacobian:
     """Jacobian at `x`, block by block.
 
     A component that is exactly 0 (m or theta) spans a subspace that the map leaves only along
-    itself: by symmetry its row and column vanish but for the diagonal, which one evaluation off
-    the subspace gives, to second order in the step.
+    itself: by symmetry its row and column vanish but for the diagonal.
 
     Parameters
     ----------
-    even, full : callable
-        The map with a rule that may, or may not, use the symmetries of `x`.
+    image : callable
+        The map.
     x : array, shape (4,)
     rho : float
         ``sigma**2``.
+    growth : mapping
+        The diagonal for ``m`` and ``theta`` where they are 0 (:func:`growth_rates`).
     """
     matrix = np.zeros((4, 4))
     transverse: dict[str, float | None] = {"m": None, "theta": None}
@@ -110,15 +135,11 @@ def map_jacobian(
         up, down = x.copy(), x.copy()
         up[j] += step
         down[j] -= step
-        matrix[:, j] = (even(up) - even(down)) / (2 * step)
+        matrix[:, j] = (image(up) - image(down)) / (2 * step)
         evaluations += 2
-    for j, name, unit in ((1, "m", 1.0), (3, "theta", rho)):
+    for j, name in ((1, "m"), (3, "theta")):
         if x[j] == 0:
-            off = x.copy()
-            off[j] = TRANSVERSE_STEP * np.sqrt(unit * x[0])
-            matrix[j, j] = full(off)[j] / off[j]
-            transverse[name] = float(matrix[j, j])
-            evaluations += 1
+            matrix[j, j] = transverse[name] = growth[name]
     return MapJacobian(matrix, evaluations, transverse)
 
 

@@ -26,6 +26,7 @@ from gamp_theory.result import ConvergenceError, FixedPoint, FixedPointErrors, S
 from gamp_theory.stability import (
     MapJacobian,
     Stability,
+    growth_rates,
     map_jacobian,
     origin_stability,
     spectrum,
@@ -437,14 +438,15 @@ class Solver:
     def jacobian(self, x: Vector) -> MapJacobian:
         """Jacobian at `x` by differences of frozen rules."""
         at = Overlaps.from_array(x)
-        even = self.channel.rule(at, JACOBIAN_TOL)
-        full = even
-        if 0 in (x[1], x[3]):
-            full = self.channel.rule(at, JACOBIAN_TOL, even=False, checked=False)
+        rule = self.channel.rule(at, JACOBIAN_TOL)
+        _, averages = self.map(x, rule)
         jacobian = map_jacobian(
-            lambda z: self.map(z, even)[0], lambda z: self.map(z, full)[0], x, self.model.rho
+            lambda z: self.map(z, rule)[0],
+            x,
+            self.model.rho,
+            growth_rates(self.model.rho, averages, self.alpha, self.lam),
         )
-        self.other_maps += jacobian.evaluations
+        self.other_maps += 1 + jacobian.evaluations
         return jacobian
 
     def polish(self, x: Vector) -> FixedPoint:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory import observables
-from gamp_theory.branch_map import DIRECTIONS, BranchMap, Evaluation, Place, place_at
+from gamp_theory.branch_map import BranchMap, Evaluation, Place, place_at
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.numerics.differences import jacobian as difference_jacobian
 from gamp_theory.numerics.newton import chord_newton
@@ -87,17 +87,9 @@ class TransitionEquations:
 
     # -- what a kind of transition says -----------------------------------------------------------
 
-    def sizes(self) -> list[int]:
-        """Unknown coordinates of each fixed point."""
-        return [len(map_.inside) for map_ in self.maps]
-
-    def coordinates(self, map_: BranchMap, u: Vector) -> Vector:
-        """All coordinates of a fixed point, from those that are unknown."""
-        return u
-
-    def condition(self, states: Sequence[Evaluation]) -> float | None:
-        """What vanishes beside the residuals; None where these say all."""
-        return None
+    def condition(self, states: Sequence[Evaluation]) -> float:
+        """What vanishes beside the residuals."""
+        raise NotImplementedError
 
     # -- unknowns ----------------------------------------------------------------------------------
 
@@ -116,7 +108,7 @@ class TransitionEquations:
         for map_, u in self.parts(z):
             there = map_.at(float(z[-1]))
             assert there is not None
-            x = map_.overlaps(self.coordinates(map_, u), there.model.rho)
+            x = map_.overlaps(u, there.model.rho)
             found.append(Overlaps.from_array(x))
         return found
 
@@ -126,7 +118,7 @@ class TransitionEquations:
 
     def parts(self, z: Vector) -> list[tuple[BranchMap, Vector]]:
         """Each map with its part of the unknowns."""
-        ends = np.cumsum(self.sizes())
+        ends = np.cumsum([len(map_.inside) for map_ in self.maps])
         return list(zip(self.maps, np.split(z[:-1], ends)[: len(self.maps)], strict=True))
 
     def move(self, second: float) -> None:
@@ -151,7 +143,7 @@ class TransitionEquations:
         self.move(second)
         for map_, u in self.parts(z):
             map_.quadrature_tol = map_.finer_tol = self.quadrature_tol
-            map_.prepare(self.coordinates(map_, u), float(z[-1]))
+            map_.prepare(u, float(z[-1]))
 
     def residual(self, z: Vector, second: float = math.nan) -> Vector:
         """The equations, shape (len(z),); NaN outside their domain."""
@@ -161,14 +153,11 @@ class TransitionEquations:
         self.move(second)
         found, states = [], []
         for map_, u in self.parts(z):
-            found.append(map_.residual(self.coordinates(map_, u), float(z[-1])))
+            found.append(map_.residual(u, float(z[-1])))
             if map_.last is None or not np.all(np.isfinite(found[-1])):
                 return nothing
             states.append(map_.last)
-        condition = self.condition(states)
-        if condition is not None:
-            found.append(np.array([condition]))
-        return np.concatenate(found)
+        return np.append(np.concatenate(found), self.condition(states))
 
     def jacobian(self, z: Vector, second: float, value: Vector) -> Vector:
         """``d residual/d(z, second)``, shape (n, n + 1), by forward differences.
@@ -250,13 +239,11 @@ class TransitionEquations:
             before.append(base)
             after.append(map_.imaged(base.x, base.place, base.rule, averages))
         here = self.condition(before)
-        if here is not None:
-            off = 0.0
-            for k, moved in enumerate(after):  # of either sign: they do not cancel
-                there = self.condition([moved if j == k else x for j, x in enumerate(before)])
-                assert there is not None
-                off += abs(there - here)
-            shifts.append(np.array([off]))
+        off = 0.0
+        for k, moved in enumerate(after):  # of either sign: they do not cancel
+            there = self.condition([moved if j == k else x for j, x in enumerate(before)])
+            off += abs(there - here)
+        shifts.append(np.array([off]))
         row = np.linalg.inv(slope)[-1]
         return float(np.abs(row) @ np.abs(np.concatenate(shifts)))
 
@@ -284,9 +271,7 @@ class EqualTestError(TransitionEquations):
 
 
 class Pitchfork(TransitionEquations):
-    """Another branch leaves: the eigenvalue in the direction of an overlap that vanishes is 1.
-
-    The equations of the branch that leaves, at its coordinate 0: no condition is needed.
+    """Another branch leaves: the map neither damps nor amplifies an overlap that vanishes.
 
     Parameters
     ----------
@@ -307,45 +292,30 @@ class Pitchfork(TransitionEquations):
         quadrature_tol: float,
         second: str | None = None,
     ) -> None:
-        names = tuple(name for name in DIRECTIONS if name in broken or name == direction)
-        super().__init__(place, parameter, [names], quadrature_tol, second)
-        self.broken, self.direction = broken, direction
-        self.index = self.maps[0].inside.index(DIRECTIONS[direction])
+        super().__init__(place, parameter, [broken], quadrature_tol, second)
+        self.direction = direction
 
-    def sizes(self) -> list[int]:
-        """One less: the coordinate of the direction is 0."""
-        return [len(self.maps[0].inside) - 1]
-
-    def coordinates(self, map_: BranchMap, u: Vector) -> Vector:
-        """With that coordinate."""
-        return np.insert(u, self.index, 0.0)
-
-    def unknowns(self, points: Sequence[Overlaps], value: float) -> Vector:
-        """The vector of unknowns at a fixed point with, or nearly with, the overlap 0."""
-        z = super().unknowns(points, value)
-        return np.delete(z, self.index)
-
-    def overlaps(self, z: Vector, second: float = math.nan) -> list[Overlaps]:
-        """The fixed point, on the branch that is left."""
-        (found,) = super().overlaps(z, second)
-        x = found.as_array()
-        x[DIRECTIONS[self.direction]] = 0.0
-        return [Overlaps.from_array(x)]
+    def condition(self, states: Sequence[Evaluation]) -> float:
+        """The growth rate less 1."""
+        (state,) = states
+        return state.growth()[self.direction] - 1
 
     def growth(self, point: FixedPoint) -> tuple[float, float]:
-        """Eigenvalue less 1 at a fixed point of the branch that is left, and its error."""
-        map_ = self.maps[0]
+        """The growth rate less 1 at a fixed point of the branch that is left, and its error."""
+        (map_,) = self.maps
         assert point.overlaps is not None
         model = point.model
         map_.place = Place(model, point.alpha, point.lam)
         p = map_.coordinate(_value_of(map_.place, self.parameter))
         u = map_.coordinates(point.overlaps.as_array(), model.rho)
         map_.prepare(u, p)
-        rate = float(map_.residual(u, p)[self.index])
+        map_.residual(u, p)
         base = map_.last
         assert base is not None
-        error = base.error()
-        return rate, abs(float(map_.shift(error, base)[self.index]))
+        averages = ChannelAverages.from_array(base.averages.as_array() + base.error().as_array())
+        moved = map_.imaged(base.x, base.place, base.rule, averages)
+        rate = self.condition([base])
+        return rate, abs(self.condition([moved]) - rate)
 
 
 class Fold(TransitionEquations):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -30,6 +30,8 @@ Vector: TypeAlias = NDArray[np.float64]
 
 #: Steps along a line, in the coordinates of states and parameters.
 STEPS = StepControl(first=0.03, smallest=1e-3, largest=0.12, tol=1e-7, angle=0.4, points=200)
+#: Residuals of a point on a line, in units of the accuracy of the fixed points.
+RESIDUAL_SHARE = 0.02
 #: Accuracy of the fixed points on a line, if nothing is said.
 LINE_TOL = 1e-5
 
@@ -196,7 +198,7 @@ class _Line:
         on_point: Callable[[float, float], object] | None,
     ) -> None:
         self.transition, self.along, self.between = transition, along, between
-        self.on_point = on_point
+        self.on_point, self.tol = on_point, tol
         self.equations, self.z = equations_of(transition, QUADRATURE_SHARE * tol, along)
         self.equations.coarsen(tol)
         self.positions: list[float] = []
@@ -214,16 +216,10 @@ class _Line:
         problem = Problem(
             self.equations.residual, self.equations.jacobian, prepare=self.equations.prepare
         )
-        control = STEPS
+        control = replace(STEPS, tol=max(STEPS.tol, RESIDUAL_SHARE * self.tol))
         if largest_step is not None:
-            control = StepControl(
-                first=min(STEPS.first, largest_step),
-                smallest=STEPS.smallest,
-                largest=largest_step,
-                tol=STEPS.tol,
-                angle=STEPS.angle,
-                points=STEPS.points,
-            )
+            first = min(STEPS.first, largest_step)
+            control = replace(control, first=first, largest=largest_step)
         z, _ = self.equations.solve(self.z, other.coordinate(here))
         curve = follow_curve(
             problem,
@@ -283,11 +279,8 @@ class _Line:
     def leaves(self, here: CurvePoint, value: float) -> bool:
         """Whether the line has ended between the last point and this one."""
         for map_, u in self.equations.parts(here.x):
-            state = self.equations.coordinates(map_, u)
             for name in map_.broken:
-                if isinstance(self.equations, Pitchfork) and name == self.equations.direction:
-                    continue
-                if state[map_.inside.index(DIRECTIONS[name])] <= 0:
+                if u[map_.inside.index(DIRECTIONS[name])] <= 0:
                     whose = "semantic" if name == "theta" else "positional"
                     self.ended = (
                         f"the {whose} branch merges with the one that has {name} = 0, "
@@ -306,10 +299,9 @@ class _Line:
         if isinstance(self.equations, Fold):
             return True
         for map_, u in self.equations.parts(here.x):
-            state = self.equations.coordinates(map_, u)
             last = map_.last
             map_.coarse = None
-            map_.jacobian(state, float(here.x[-1]), np.zeros(len(map_.inside)))
+            map_.jacobian(u, float(here.x[-1]), np.zeros(len(map_.inside)))
             map_.last = last
             if map_.spectrum is None:
                 return False

@@ -107,7 +107,7 @@ def averages(xi, eta, overlaps, model, prox=prox):
 
     In the form of docs/theory.md, section 2, with xi outside and y given xi.
     """
-    q, _, V, theta = overlaps
+    q, m, V, theta = overlaps
     rho = model.sigma**2
     w, y = fields(xi, eta, overlaps, rho)
     T = target(y, model.omega, model.target.A)
@@ -119,9 +119,13 @@ def averages(xi, eta, overlaps, model, prox=prox):
     slope = np.asarray(model.target.A) - softmax(y)
     loss_omega = rho * ((T - softmax(h)) * slope).sum(axis=(1, 2))
     loss_h = loss(h, T, model.sigma)
-    return np.stack(
-        [(g**2).sum(axis=1), g[:, 0] - g[:, 1], V_hat, theta_hat, loss_h, loss_omega], axis=1
-    )
+    # Stein's lemma in w given y
+    beyond = w - np.array([m, -m]) - theta / rho * y
+    variance = q - theta**2 / rho
+    m_slope = (g[:, 0] - g[:, 1]) * (beyond[:, 0] - beyond[:, 1]) / variance
+    along_y = (g * y).sum(axis=1) * (beyond * y).sum(axis=1) / (rho * variance)
+    hats = [(g**2).sum(axis=1), g[:, 0] - g[:, 1], V_hat, theta_hat]
+    return np.stack([*hats, loss_h, loss_omega, m_slope, (along_y + V_hat) / rho], axis=1)
 
 
 def test_error(xi, eta, overlaps, model):

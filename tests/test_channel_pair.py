@@ -37,10 +37,15 @@ CASES = [(MODEL, SEMANTIC), (MODEL, POSITIONAL), (MODEL, MIXED), (LOPSIDED, SEMA
 
 
 def relative(got, expected):
-    """Largest error of the averages that are not 0; d loss/d omega against the loss."""
+    """Largest error of the averages that are not 0, relative.
+
+    That of d loss/d omega is against the loss; those of slopes, which differ in sign from one
+    state to another, against V_hat.
+    """
     got, expected = got.as_array(), expected.as_array()
     scale = abs(expected)
     scale[5] = max(scale[5], 0.3 * scale[4])
+    scale[6:] = np.maximum(scale[6:], scale[2] / np.array([1, MODEL.rho]))
     return (abs(got - expected)[scale > 0] / scale[scale > 0]).max()
 
 

@@ -42,7 +42,11 @@ def jacobian(point):
         averages = rule.averages(Overlaps.from_array(z))
         return prior_map(MODEL.rho, averages.conjugates(ALPHA).as_array(), LAM)
 
-    return map_jacobian(step, step, x, MODEL.rho).matrix
+    off = {}
+    for j, name in ((1, "m"), (3, "theta")):
+        out = x + 1e-3 * math.sqrt(x[0]) * (np.arange(4) == j)
+        off[name] = step(out)[j] / out[j]
+    return map_jacobian(step, x, MODEL.rho, off).matrix
 
 
 def derivative_of_coordinates(x, rho):

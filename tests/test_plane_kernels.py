@@ -49,15 +49,17 @@ def determinant(h, t):
 
 
 def integrands(h, w, t, mu):
-    """The eight functions that kernels sum, shape (8, n)."""
+    """The functions that kernels sum, shape (kernels.SUMS, n)."""
     G = -reference.gradient(loss_of(t), h) / C
+    x = w - mu
     s = reference.contrasts(reference.softmax(h))
     return np.stack(
         [
             np.ones(len(h)),
             *G.T,
             (G**2).sum(axis=1),
-            (G * (w - mu)).sum(axis=1),
+            *(G * x).T,
+            (G * x[:, ::-1]).sum(axis=1),
             *s.T,
             (s**2).sum(axis=1),
         ]
@@ -292,7 +294,7 @@ def brute_sums(t, mu, s):
         return nodes.ravel(), ((right - left)[:, None] / 2 * weight).ravel()
 
     reach = 7 * s
-    total = np.zeros(8)
+    total = np.zeros(kernels.SUMS)
     for v, weight_v in zip(*panels(np.linspace(-reach, reach, 21) + mu @ f, 8), strict=True):
         low, high = mu @ e - reach, mu @ e + reach
         left, right = low, high

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from gamp_theory.channel.pair import PairChannel
 from gamp_theory.model import AttentionModel
-from gamp_theory.stability import map_jacobian, origin_stability
+from gamp_theory.overlaps import Overlaps
+from gamp_theory.prior import prior_map
+from gamp_theory.stability import growth_rates, map_jacobian, origin_stability
 from gamp_theory.state_evolution import solve
 
 MODEL = AttentionModel.mixture()
@@ -93,7 +97,7 @@ MATRIX = np.array([[0.3, 0.1, 0.02, 0.2], [0.5, -2, 0.01, 0], [1, 3, 0.4, -2], [
 
 def test_jacobian_of_a_linear_map():
     x = np.array([0.08, 0.2, 15.0, 0.05])
-    found = map_jacobian(lambda z: MATRIX @ z, lambda z: MATRIX @ z, x, 0.25)
+    found = map_jacobian(lambda z: MATRIX @ z, x, 0.25, {})
     np.testing.assert_allclose(found.matrix, MATRIX, atol=1e-9)
     assert found.transverse == {"m": None, "theta": None}
     assert found.evaluations == 8
@@ -104,21 +108,17 @@ def test_jacobian_in_a_subspace_has_blocks(zeros):
     """A map even in m and in theta: each leads out of its subspace only along itself."""
     rate = np.array([0.0, -1.1, 0.0, 0.4])
 
-    def full(z):
+    def image(z):
+        assert np.all(z[list(zeros)] == 0)  # rules may use the symmetry
         out = MATRIX @ np.where(np.isin(range(4), (1, 3)), z**2, z)
         return np.where(np.isin(range(4), (1, 3)), rate * z * (1 + z**2), out)
 
-    def even(z):
-        assert np.all(z[list(zeros)] == 0)  # the cheap rule may be used inside only
-        return full(z)
-
     x = np.array([0.08, 0.2, 15.0, 0.05])
     x[list(zeros)] = 0
-    found = map_jacobian(even, full, x, 0.25)
+    found = map_jacobian(image, x, 0.25, {"m": rate[1], "theta": rate[3]})
     for j, name in ((1, "m"), (3, "theta")):
         if j in zeros:
-            assert found.transverse[name] == pytest.approx(rate[j], rel=1e-5)
-            assert found.matrix[j, j] == found.transverse[name]
+            assert found.matrix[j, j] == found.transverse[name] == rate[j]
             assert not np.any(np.delete(found.matrix[j], j))
             assert not np.any(np.delete(found.matrix[:, j], j))
         else:
@@ -132,4 +132,28 @@ def test_differences_stay_inside_the_domain():
         assert z[3] ** 2 < 0.25 * z[0]
         return MATRIX @ z
 
-    np.testing.assert_allclose(map_jacobian(guarded, guarded, x, 0.25).matrix, MATRIX, atol=1e-4)
+    np.testing.assert_allclose(map_jacobian(guarded, x, 0.25, {}).matrix, MATRIX, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [
+        (Overlaps(0.08, 0.0, 18.0, 0.11), "m"),
+        (Overlaps(0.05, 0.25, 15.0, 0.0), "theta"),
+        (Overlaps(0.05, 0.0, 12.0, 0.0), "m"),
+        (Overlaps(0.05, 0.0, 12.0, 0.0), "theta"),
+    ],
+)
+def test_growth_is_what_the_map_makes_of_a_small_overlap(at, name):
+    alpha, lam, rho = 1.25, 0.01, MODEL.rho
+    rule = PairChannel(MODEL).rule(at, 1e-6, even=False)
+    expected = []
+    for step in (2e-3, 4e-3):
+        off = replace(at, **{name: step})
+        image = prior_map(rho, rule.averages(off).conjugates(alpha).as_array(), lam)
+        expected.append(image[1 if name == "m" else 3] / step)
+    limit = (4 * expected[0] - expected[1]) / 3
+    even = PairChannel(MODEL).rule(at, 1e-6)
+    got = growth_rates(rho, even.averages(at), alpha, lam)[name]
+    assert abs(limit - expected[0]) < 1e-3 * (1 + abs(limit))
+    assert got == pytest.approx(limit, rel=1e-5, abs=1e-5)

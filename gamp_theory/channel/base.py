@@ -34,6 +34,12 @@ class ChannelAverages:
         ``E loss(prox; y)``.
     loss_omega : float
         ``E d loss/d omega`` at the prox.
+    m_slope : float
+        ``d m_hat/d m`` at fixed q, V and theta, again in Stein's form: with ``x = w - E[w|y]`` it
+        is ``E (g_1 - g_2)(x_1 - x_2)/Var(w_l|y)``.
+    theta_slope : float
+        ``d theta_hat/d theta`` where theta = 0:
+        ``(E (sum g_l y_l)(sum x_l y_l)/(rho Var(w_l|y)) + V_hat)/rho``.
     """
 
     q_hat: float
@@ -42,6 +48,8 @@ class ChannelAverages:
     theta_hat: float
     loss: float
     loss_omega: float
+    m_slope: float
+    theta_slope: float
 
     def conjugates(self, alpha: float) -> Conjugates:
         """The conjugates at sample ratio `alpha`."""

@@ -107,7 +107,8 @@ def origin_averages(
 ) -> tuple[ChannelAverages, ChannelAverages]:
     """Channel averages at ``q = m = theta = 0``, per unit of alpha.
 
-    ``prox = 0`` and ``g = 0``, so only ``V_hat = E tr B`` and the losses are not zero.
+    ``prox = 0`` and ``g = 0``, so only ``V_hat = E tr B``, the losses and the slopes of m_hat and
+    theta_hat are not zero: off the origin ``g = -B w``.
 
     Parameters
     ----------
@@ -129,13 +130,15 @@ def origin_averages(
         If `V` is out of range, where the prox of some draw is not 0.
     """
     _check_response(model, V)
-    totals, errors = _refined(model, lambda draws: _averages(draws, V), tol, V)
-    V_hat, loss, loss_omega = (float(x) for x in totals)
-    V_hat_error, loss_error, loss_omega_error = (float(x) for x in errors)
-    return (
-        ChannelAverages(0.0, 0.0, V_hat, 0.0, loss, loss_omega),
-        ChannelAverages(0.0, 0.0, V_hat_error, 0.0, loss_error, loss_omega_error),
+    rho = model.rho
+    totals, errors = _refined(
+        model, lambda draws: _averages(draws, V), tol, V, scales=(rho, rho, rho, rho, 1.0)
     )
+    values, bars = (
+        ChannelAverages(0.0, 0.0, V_hat, 0.0, loss, loss_omega, m_slope, theta_slope)
+        for V_hat, loss, loss_omega, m_slope, theta_slope in (totals.tolist(), errors.tolist())
+    )
+    return values, bars
 
 
 def solve_origin(
@@ -194,7 +197,11 @@ def solve_origin(
         bound=bound,
         averages=averages,
         errors=errors,
-        growth=_growth(model, alpha, V, tol),
+        growth={
+            "q": alpha * _contraction(model, V, tol),
+            "m": alpha * averages.m_slope * V / model.rho,
+            "theta": alpha * averages.theta_slope * V * model.rho,
+        },
         train_loss=alpha * averages.loss,
         test_error=averages.loss,
     )
@@ -226,13 +233,16 @@ class _Draws:
 
 
 def _averages(draws: _Draws, V: float) -> Vector:
-    """``V_hat``, ``E l`` and ``E d l/d omega``."""
-    b11, _, b22 = _resolvent(draws, V)
+    """``V_hat``, ``E l``, ``E d l/d omega``, and the slopes of m_hat and theta_hat."""
+    b11, b12, b22 = _resolvent(draws, V)
+    y1, y2 = draws.y
     rows = np.stack(
         [
             b11 + b22,
             0.5 * draws.c * (draws.t**2).sum(axis=0),
             draws.c * (draws.t * draws.slope).sum(axis=0),
+            2 * b12 - b11 - b22,
+            (b11 * (1 - y1**2) + b22 * (1 - y2**2) - 2 * b12 * y1 * y2) / (2 * draws.c),
         ]
     )
     return rows @ draws.weight
@@ -246,25 +256,15 @@ def _traces(draws: _Draws, V: float) -> Vector:
     return np.stack([b11 + b22, b11 + b22 - square]) @ draws.weight
 
 
-def _growth(model: AttentionModel, alpha: float, V: float, tol: float) -> dict[str, float]:
-    """Growth rates of q, m and theta under the linearised map (section 5)."""
+def _contraction(model: AttentionModel, V: float, tol: float) -> float:
+    """``E |V B|_F**2``: per unit of alpha, the growth rate of q (docs/theory.md, section 5)."""
 
-    def rates(draws: _Draws) -> Vector:
+    def square(draws: _Draws) -> Vector:
         b11, b12, b22 = (V * b for b in _resolvent(draws, V))
-        y1, y2 = draws.y
-        rows = np.stack(
-            [
-                b11**2 + 2 * b12**2 + b22**2,
-                -(b11 - 2 * b12 + b22) / model.rho,
-                b11 + b22 - (b11 * y1**2 + 2 * b12 * y1 * y2 + b22 * y2**2),
-            ]
-        )
-        return rows @ draws.weight
+        return np.array([(b11**2 + 2 * b12**2 + b22**2) @ draws.weight])
 
-    totals, _ = _refined(model, rates, tol, V, scales=(1.0, 1.0, 1.0))
-    return {
-        name: alpha * float(total) for name, total in zip(("q", "m", "theta"), totals, strict=True)
-    }
+    (total,), _ = _refined(model, square, tol, V, scales=(1.0,))
+    return float(total)
 
 
 def _resolvent(draws: _Draws, V: float) -> tuple[Vector, Vector, Vector]:
@@ -281,7 +281,7 @@ def _refined(
     average: Callable[[_Draws], Vector],
     tol: float,
     V: float,
-    scales: tuple[float, ...] | None = None,
+    scales: tuple[float, ...],
 ) -> tuple[Vector, Vector]:
     """Refine until two rules agree to `tol`; the last value, and how far the one before is off.
 
@@ -295,7 +295,7 @@ def _refined(
     # The poles of the contrasts approach the real axis like 1/sigma**2, and no closer than this
     # for small sigma.
     first = FIRST_STEP / max(1.0, 4 * model.rho)
-    scale = np.array(scales if scales is not None else (model.rho,) * 3)
+    scale = np.array(scales)
     rounding = 4 * np.finfo(float).eps / max(margin, NEAREST)  # I + V H is that close to singular
     value = average(_draws(model, first, cut))
     error = np.full(value.shape, math.inf)

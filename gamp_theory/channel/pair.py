@@ -118,7 +118,7 @@ class PairRule:
             difference = self._between_planes(overlaps, self.nodes, averages.as_array())
         else:
             difference = self._between_slices(overlaps, self.nodes)
-        least = LEAST_OF_TOLERANCE * self.accuracy * np.abs(averages.as_array())
+        least = LEAST_OF_TOLERANCE * self.accuracy * _sizes(self.model, averages.as_array())
         # what a coarser rule of the kind has in common with this one
         shared = _evaluate(self.model, overlaps, self.nodes)[1]
         size = np.maximum(np.abs(difference), least) + shared
@@ -238,9 +238,16 @@ def _evaluate(
         averages, report = _sliced(model, overlaps, rule)
         fine = averages.as_array()
         angles = abs(report.fewer[rule.angles // 2].as_array() - fine) / HALF_ANGLES
-        return averages, angles + report.unresolved * abs(fine)
+        return averages, angles + report.unresolved * _sizes(model, fine)
     averages, diagnostics = _planed(model, overlaps, rule)
-    return averages, _shared(diagnostics) * abs(averages.as_array())
+    return averages, _shared(diagnostics) * _sizes(model, averages.as_array())
+
+
+def _sizes(model: AttentionModel, averages: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What relative errors are relative to: slopes have the size of V_hat, and may cancel."""
+    sizes = np.abs(averages)
+    sizes[6:] = np.maximum(sizes[6:], sizes[2] / np.array([1.0, model.rho]))
+    return sizes
 
 
 def _shared(seen: PlaneDiagnostics) -> float:

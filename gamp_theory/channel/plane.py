@@ -459,17 +459,29 @@ def combine(
 
     Returns
     -------
-    array, shape (7,)
-        Of 1, |g|**2, g_1 - g_2, g.(w - mu), g.y, the loss and its derivative in omega.
+    array, shape (9,)
+        Of 1, |g|**2, g_1 - g_2, g.x, g.y, the loss, its derivative in omega,
+        (g_1 - g_2)(x_1 - x_2) and (g.y)(x.y), with x = w - mu.
     """
     c = state.c
-    one, G1, G2, GG, Gx, s1, s2, ss = (weights[:, None] * sums).T
+    one, G1, G2, GG, G1x1, G2x2, crossed, s1, s2, ss = (weights[:, None] * sums).T
     t1, t2 = draws[:, 0], draws[:, 1]
     tanh1, tanh2 = softmax_contrasts(y).T
     loss = 0.5 * c * ((t1**2 + t2**2) * one - 2 * (t1 * s1 + t2 * s2) + ss)
     loss_omega = c * ((t1 * one - s1) * (target.a1 - tanh1) + (t2 * one - s2) * (target.a2 - tanh2))
-    columns = (one, c**2 * GG, c * (G1 - G2), c * Gx, c * (G1 * y[:, 0] + G2 * y[:, 1]), loss)
-    return np.array([column.sum() for column in (*columns, loss_omega)])
+    y1, y2 = y.T
+    columns = (
+        one,
+        c**2 * GG,
+        c * (G1 - G2),
+        c * (G1x1 + G2x2),
+        c * (G1 * y1 + G2 * y2),
+        loss,
+        loss_omega,
+        c * (G1x1 + G2x2 - crossed),
+        c * (y1**2 * G1x1 + y2**2 * G2x2 + y1 * y2 * crossed),
+    )
+    return np.array([column.sum() for column in columns])
 
 
 def teacher_fields(x: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
@@ -482,7 +494,7 @@ def name_averages(
     totals: NDArray[np.float64], overlaps: Overlaps, state: Kinetics, model: AttentionModel
 ) -> ChannelAverages:
     """The channel averages of the totals of :func:`combine`, zero where symmetry says so."""
-    _, gg, difference, gx, gy, loss, loss_omega = totals
+    _, gg, difference, gx, gy, loss, loss_omega, along_m, along_y = totals
     V_hat = -gx / state.variance
     return ChannelAverages(
         q_hat=float(gg),
@@ -491,4 +503,6 @@ def name_averages(
         theta_hat=0.0 if overlaps.theta == 0 else float((gy + overlaps.theta * V_hat) / model.rho),
         loss=float(loss),
         loss_omega=float(loss_omega),
+        m_slope=float(along_m / state.variance),
+        theta_slope=float((along_y / (model.rho * state.variance) + V_hat) / model.rho),
     )

@@ -5,12 +5,12 @@ At fixed targets t the fields are ``w = h + V grad loss(h; t) = grad A(h)`` with
 prox is the signed integral, with weight ``det(hess A) N(w; mu, s**2)``, over the whole h-plane
 less the one over the hole, where A lies above its convex hull.
 
-Everything below returns the same eight sums per teacher draw, of weight times
+Everything below returns the same sums per teacher draw, of weight times
 
-    1,  G_1,  G_2,  |G|**2,  G.(w - mu),  s_1,  s_2,  s_1**2 + s_2**2
+    1,  G_1,  G_2,  |G|**2,  G_1 x_1,  G_2 x_2,  G_1 x_2 + G_2 x_1,  s_1,  s_2,  s_1**2 + s_2**2
 
-with ``G = g/c = t_1 grad s_1 + t_2 grad s_2 - grad (|s|**2/2)`` and ``c = sigma**2/2``; the
-factor ``1/(2 pi s**2)`` and the area of a cell are left to the caller.
+with ``G = g/c = t_1 grad s_1 + t_2 grad s_2 - grad (|s|**2/2)``, ``c = sigma**2/2`` and
+``x = w - mu``; the factor ``1/(2 pi s**2)`` and the area of a cell are left to the caller.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "unstable_ends",
 ]
 
-SUMS = 8
+SUMS = 10
 # a tile is a square of SIDE x SIDE nodes, stored together: the inner loop has a fixed length
 # (no scalar remainder) and tiles without density are skipped
 SIDE = 4
@@ -335,7 +335,7 @@ def active_tiles(tables, draws, cuts, k):
 
 @kernel
 def plane_sums(tables, start, index, draws, k, variance):
-    """The eight sums over the h-grid, for each teacher draw.
+    """The sums over the h-grid, for each teacher draw.
 
     Parameters
     ----------
@@ -351,7 +351,7 @@ def plane_sums(tables, start, index, draws, k, variance):
 
     Returns
     -------
-    array, shape (n, 8)
+    array, shape (n, SUMS)
     """
     out = np.zeros((draws.shape[0], SUMS))
     lanes = np.empty((SUMS, TILE))
@@ -378,10 +378,12 @@ def plane_sums(tables, start, index, draws, k, variance):
                 lanes[1, n] += p * G1
                 lanes[2, n] += p * G2
                 lanes[3, n] += p * (G1 * G1 + G2 * G2)
-                lanes[4, n] += p * (G1 * x1 + G2 * x2)
-                lanes[5, n] += p * T[8, n]
-                lanes[6, n] += p * T[9, n]
-                lanes[7, n] += p * T[10, n]
+                lanes[4, n] += p * G1 * x1
+                lanes[5, n] += p * G2 * x2
+                lanes[6, n] += p * (G1 * x2 + G2 * x1)
+                lanes[7, n] += p * T[8, n]
+                lanes[8, n] += p * T[9, n]
+                lanes[9, n] += p * T[10, n]
         for row in range(SUMS):
             total = 0.0
             for n in range(TILE):
@@ -728,7 +730,7 @@ def add_chord(sums, row, frame, draw, rule, weight, state):
 
     Parameters
     ----------
-    sums : array, shape (8,)
+    sums : array, shape (SUMS,)
     row : array, shape (12,)
         One row of :func:`march`.
     frame : tuple
@@ -791,15 +793,17 @@ def add_chord(sums, row, frame, draw, rule, weight, state):
         sums[1] += (here - mirror) * G1
         sums[2] += (here - mirror) * G2
         sums[3] += both * (G1 * G1 + G2 * G2)
-        sums[4] += here * (G1 * x1 + G2 * x2) + mirror * (G1 * z1 + G2 * z2)
-        sums[5] += both * s1
-        sums[6] += both * s2
-        sums[7] += both * (s1 * s1 + s2 * s2)
+        sums[4] += G1 * (here * x1 + mirror * z1)
+        sums[5] += G2 * (here * x2 + mirror * z2)
+        sums[6] += here * (G1 * x2 + G2 * x1) + mirror * (G1 * z2 + G2 * z1)
+        sums[7] += both * s1
+        sums[8] += both * s2
+        sums[9] += both * (s1 * s1 + s2 * s2)
 
 
 @kernel
 def hole_sums(draws, shapes, counts, legendre, state):
-    """The eight sums over the hole at the origin, for each teacher draw.
+    """The sums over the hole at the origin, for each teacher draw.
 
     Parameters
     ----------
@@ -815,7 +819,7 @@ def hole_sums(draws, shapes, counts, legendre, state):
 
     Returns
     -------
-    sums : array, shape (n, 8)
+    sums : array, shape (n, SUMS)
     edges : array, shape (n,)
         Distance of the density from the chord where the march broke off; infinite if it did not.
     """

@@ -69,7 +69,7 @@ class SliceRule:
         Which angle they are at, out of equidistant ones.
     state : slices_kernels.SliceState
         What it was made for.
-    draws : array, shape (n, 11)
+    draws : array, shape (n, len(OUTPUTS))
         The averages of each draw there.
     radius : array, shape (n,)
         How far the prox can be from the window of w.
@@ -183,13 +183,13 @@ def slice_averages(
         fewer[rule.angles // every] = _averages(model, overlaps, rule.thinned(every) @ draws)
         every *= 2
     totals = rule.weight @ draws
-    mass, slope, contraction, jump_mass, unresolved = totals[[0, 7, 8, 9, 10]].tolist()
+    mass, slope, contraction, jump_mass = totals[[0, 7, 8, 9]].tolist()
     return _averages(model, overlaps, totals), SliceReport(
         mass,
         slope,
         contraction,
         jump_mass,
-        unresolved,
+        float(totals[kernels.UNRESOLVED]),
         fewer,
     )
 
@@ -199,7 +199,9 @@ def _averages(
 ) -> ChannelAverages:
     """The averages out of what the kernels add up (`slices_kernels.OUTPUTS`)."""
     gg, g_m, g_y, score, loss, loss_omega = totals[1:7].tolist()
-    V_hat = score / width(model, overlaps) ** 2
+    along_m, along_y = totals[10:12].tolist()
+    variance = width(model, overlaps) ** 2
+    V_hat = score / variance
     return ChannelAverages(
         q_hat=gg,
         m_hat=g_m if overlaps.m else 0.0,
@@ -207,6 +209,8 @@ def _averages(
         theta_hat=(g_y + overlaps.theta * V_hat) / model.rho if overlaps.theta else 0.0,
         loss=loss,
         loss_omega=loss_omega,
+        m_slope=along_m / variance,
+        theta_slope=(along_y / (model.rho * variance) + V_hat) / model.rho,
     )
 
 
@@ -236,7 +240,8 @@ def slice_rule(
     problem = _Problem.make(model, overlaps, tol, even)
     points = max(2, FEWEST_ANGLES // problem.fold)
     some = np.linspace(0, 1, points + 1)
-    crude = _assemble(problem, _refine(problem, some, np.zeros(kernels.N_OUT)))
+    few = some[:: points // 2]  # for the sizes of the averages
+    crude = _assemble(problem, _refine(problem, few, np.zeros(kernels.N_OUT)))
     tolerance = SPENT * tol * _scales(crude.totals, problem.state)
     if even:  # what vanishes by symmetry does not do so over the draws that represent the plane
         tolerance[[2, 3]] *= [overlaps.m != 0, overlaps.theta != 0]

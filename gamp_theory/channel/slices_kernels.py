@@ -58,6 +58,8 @@ OUTPUTS = (
     "slope",
     "contraction",
     "jump_mass",
+    "g_score_position",
+    "g_score_teacher",
     "unresolved",
 )
 N_OUT = len(OUTPUTS)
@@ -176,7 +178,7 @@ def panel_in_U(left, right, line, gauss, gauss_weight, folded, local):
     t, b, k = line.t, line.b, line.k
     length = right[0] - left[0]
     norm = length / (line.s * math.sqrt(2 * math.pi))
-    mass, square, sumU, sumW, score = 0.0, 0.0, 0.0, 0.0, 0.0
+    mass, square, sumU, sumW, scoreU, scoreW = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     loss, loss_omega, slope, contraction = 0.0, 0.0, 0.0, 0.0
     correction = 0.0  # of the cubic that interpolates W, relative to x**2 (1 - x)**2
     previous = 0.0
@@ -219,7 +221,8 @@ def panel_in_U(left, right, line, gauss, gauss_weight, folded, local):
         square += density * (gU * gU + gW * gW)
         sumU += density * gU
         sumW += density * gW
-        score -= density * (gU * (a - line.centre) + gW * (b - line.other))
+        scoreU += density * gU * (a - line.centre)
+        scoreW += density * gW * (a - line.centre)
         loss += density * (r1 * r1 + r2 * r2)
         loss_omega += density * (r1 * t[2] + r2 * t[3])
         if det > 0:
@@ -229,8 +232,9 @@ def panel_in_U(left, right, line, gauss, gauss_weight, folded, local):
             i12 = A_UW / det
             slope -= density * (i11 + i22)
             contraction += density * (i11 * i11 + 2 * i12 * i12 + i22 * i22)
-    local[0], local[1], local[2], local[3], local[4] = mass, square, sumU, sumW, score
-    local[5], local[6], local[7], local[8] = loss, loss_omega, slope, contraction
+    local[0], local[1], local[2], local[3] = mass, square, sumU, sumW
+    local[4], local[5], local[6], local[7] = loss, loss_omega, slope, contraction
+    local[8], local[9] = scoreU, scoreW
     exact = below(right[2], line) - below(left[2], line)
     return 0 if abs(mass - exact) <= line.tolerance else 1
 
@@ -241,15 +245,23 @@ def add(local, sign, line, out):
     weight = sign * line.weight
     gU = weight * local[2]
     gW = weight * local[3]
+    beyond = line.b - line.other
+    # g times the field less its mean
+    gUa, gUb = weight * local[8], gU * beyond
+    gWa, gWb = weight * local[9], gW * beyond
+    yU = SQRT_HALF * (line.y[0] - line.y[1])
+    yW = SQRT_HALF * (line.y[0] + line.y[1])
     out[0] += weight * local[0]
     out[1] += weight * local[1]
     out[2] += math.sqrt(2.0) * gU
-    out[3] += SQRT_HALF * (gU * (line.y[0] - line.y[1]) + gW * (line.y[0] + line.y[1]))
-    out[4] += weight * local[4]
-    out[5] += weight * local[5] * 0.5 * line.c
-    out[6] += weight * local[6] * line.c
-    out[7] += weight * local[7] / line.V
-    out[8] += weight * local[8]
+    out[3] += gU * yU + gW * yW
+    out[4] -= gUa + gWb
+    out[5] += weight * local[4] * 0.5 * line.c
+    out[6] += weight * local[5] * line.c
+    out[7] += weight * local[6] / line.V
+    out[8] += weight * local[7]
+    out[10] += 2 * gUa
+    out[11] += yU * yU * gUa + yU * yW * (gUb + gWa) + yW * yW * gWb
 
 
 @kernel

@@ -108,17 +108,19 @@ def sobol_averages(
     )
     streams = np.random.SeedSequence(seed).spawn(scrambles)
     sums = np.array([sobol_sums(_normal_points(samples, s), state, LEAF) for s in streams])
-    q_hat, m_hat, V_hat, gy, loss, loss_omega, test_error, failures = sums.T
+    q_hat, m_hat, V_hat, gy, loss, loss_omega, m_slope, along_y, test_error, failures = sums.T
     theta_hat = (gy + overlaps.theta * V_hat) / rho
-    values = np.stack([q_hat, m_hat, V_hat, theta_hat, loss, loss_omega, test_error])
+    theta_slope = (along_y / rho + V_hat) / rho
+    hats = (q_hat, m_hat, V_hat, theta_hat)
+    values = np.stack([*hats, loss, loss_omega, m_slope, theta_slope, test_error])
     mean = values.mean(axis=1)
     covariance = np.cov(values) / scrambles
     error = np.sqrt(np.diag(covariance))
     return SobolEstimate(
-        averages=ChannelAverages.from_array(mean[:6]),
-        standard_error=ChannelAverages.from_array(error[:6]),
-        test_error=float(mean[6]),
-        test_error_standard_error=float(error[6]),
+        averages=ChannelAverages.from_array(mean[:-1]),
+        standard_error=ChannelAverages.from_array(error[:-1]),
+        test_error=float(mean[-1]),
+        test_error_standard_error=float(error[-1]),
         samples=samples,
         scrambles=scrambles,
         prox_failures=int(failures.sum()),

@@ -358,12 +358,13 @@ def sobol_sums(points, state, leaf):
 
     Returns
     -------
-    array, shape (8,)
-        Means of ``|g|**2``, ``g1 - g2``, ``-g.(w - mu)/s**2``, ``g.y``, loss, d loss/d omega, and
-        loss at w, which is the test error: ``(1/2) tr[(T-S) rho (T-S)^T]`` both.  Last, the
-        number of failed proxes.
+    array, shape (10,)
+        Means of ``|g|**2``, ``g1 - g2``, ``-g.(w - mu)/s**2``, ``g.y``, loss, d loss/d omega,
+        ``(g1 - g2)(x1 - x2)/s**2`` and ``(g.y)(x.y)/s**2`` with ``x = w - mu``, and loss at w,
+        which is the test error: ``(1/2) tr[(T-S) rho (T-S)^T]`` both.  Last, the number of failed
+        proxes.
     """
-    sums = np.zeros(8)
+    sums = np.zeros(10)
     stack = np.empty((STACK_ROWS, 3))
     root_rho = math.sqrt(state.rho)
     step = max(state.s, SMALLEST_STEP)
@@ -390,15 +391,17 @@ def sobol_sums(points, state, leaf):
             sums[5] += state.c * (r1 * (state.a1 - tanh1) + r2 * (state.a2 - tanh2))
             r1 = t1 - math.tanh(0.5 * p.w1 * (p.w1 - p.w2))
             r2 = t2 - math.tanh(0.5 * p.w2 * (p.w2 - p.w1))
-            sums[6] += 0.5 * state.c * (r1 * r1 + r2 * r2)
-            sums[7] += gradient_fails(h1, h2, p)
+            sums[8] += 0.5 * state.c * (r1 * r1 + r2 * r2)
+            sums[9] += gradient_fails(h1, h2, p)
             if step > state.s:
                 p = ProxProblem(mu1 + step * zeta1, mu2 + step * zeta2, t1, t2, k)
                 h1, h2, _ = global_prox(p, leaf, stack)
                 g1, g2 = force(h1, h2, t1, t2, state.c)
-                sums[7] += gradient_fails(h1, h2, p)
+                sums[9] += gradient_fails(h1, h2, p)
             sums[2] -= (g1 * zeta1 + g2 * zeta2) / step
-    failures = sums[7]
+            sums[6] += (g1 - g2) * (zeta1 - zeta2) / step
+            sums[7] += (g1 * y1 + g2 * y2) * (zeta1 * y1 + zeta2 * y2) / step
+    failures = sums[9]
     sums /= 2 * points.shape[0]
-    sums[7] = failures
+    sums[9] = failures
     return sums
