@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import xarray
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from gamp_theory import plotting
+from gamp_theory.grids import FLAGS, grid_dataset, no_point
 
 ALPHA = np.array([0.5, 1.0, 1.5, 2.0])
 SEMANTIC, POSITIONAL, UNINFORMED = 0, 1, 2
@@ -200,3 +202,49 @@ def test_branches_differ_in_grey():
         for colour in plotting.COLOURS.values()
     ]
     assert np.diff(sorted(grey)).min() > 0.05
+
+
+def plane(mass, lowest_above=1.2):
+    """A sweep on alpha x omega with a known jump mass: semantic is lowest above an alpha."""
+    alpha, omega = np.linspace(0.5, 2, 16), np.linspace(0, 0.5, 11)
+    shape = (alpha.size, omega.size, 2)
+    columns = {name: np.zeros(shape) for name in no_point("converged")}
+    columns["stable"] = np.full(shape, FLAGS["stable"][1].index("stable"))
+    above = (alpha > lowest_above)[:, None] & np.ones(omega.size, bool)
+    columns["train_loss"] = np.stack([np.where(above, 1.0, 2.0), np.where(above, 2.0, 1.0)], axis=2)
+    columns["jump_mass"] = np.stack([mass(*np.meshgrid(alpha, omega, indexing="ij"))] * 2, axis=2)
+    return grid_dataset(
+        "sweep",
+        {"alpha": list(alpha), "omega": list(omega), "sigma": 0.5, "lam": 0.01},
+        ("semantic", "positional"),
+        columns,
+        A=((0.6, 0.4), (0.4, 0.6)),
+        tol=1e-4,
+        computed_with="",
+    )
+
+
+def test_contours_of_the_jump_mass_are_where_it_has_their_value():
+    drawn = plotting.plot_jump_mass(plane(lambda alpha, omega: 10 ** (-2 * alpha)), None, (1e-3,))
+    semantic, *names = drawn
+    assert len([one for one in drawn if hasattr(one, "levels")]) == 2
+    vertices = np.concatenate([path.vertices for path in semantic.get_paths()])
+    assert vertices[:, 1] == pytest.approx(1.5, abs=1e-9)
+    assert [name.get_text() for name in names if isinstance(name, Text)] == ["0.001"]
+
+
+def test_contours_do_not_cross_from_one_branch_to_another():
+    dataset = plane(lambda alpha, omega: 10 ** (-1 - 4 * omega))  # contours along alpha
+    found = [
+        np.concatenate([path.vertices for path in one.get_paths()])[:, 1]
+        for one in plotting.plot_jump_mass(dataset, None, (1e-2,))
+        if hasattr(one, "levels")
+    ]
+    assert len(found) == 2
+    semantic, positional = found
+    assert semantic.min() > 1.2 > positional.max()
+
+
+def test_contours_need_alpha_and_omega():
+    with pytest.raises(ValueError, match="dataset must have the axes alpha and omega, got alpha"):
+        plotting.plot_jump_mass(plane(lambda alpha, omega: alpha).isel(omega=0))

@@ -44,7 +44,7 @@ from gamp_theory.model import AttentionModel
 from gamp_theory.observables import free_entropy, test_error
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
-from gamp_theory.stability import map_jacobian
+from gamp_theory.stability import growth_rates, map_jacobian
 from gamp_theory.state_evolution import FixedPoint, solve
 
 __all__ = ["ParameterSet", "draw", "judge", "main", "reference", "true_errors"]
@@ -169,17 +169,16 @@ def true_errors(point: FixedPoint) -> tuple[str, dict[str, float], dict[str, flo
     x = overlaps.as_array()
     name, fine, fine_error = reference(model, overlaps, point.rule)
 
-    even = PairChannel(model).rule(overlaps, 1e-5, checked=False)
-    full = PairChannel(model).rule(overlaps, 1e-4, even=False, checked=False)
+    rule = PairChannel(model).rule(overlaps, 1e-5, checked=False)
 
     def prior(averages: ChannelAverages) -> np.ndarray:
         return prior_map(model.rho, averages.conjugates(alpha).as_array(), lam)
 
     jacobian = map_jacobian(
-        lambda z: prior(even.averages(Overlaps.from_array(z))),
-        lambda z: prior(full.averages(Overlaps.from_array(z))),
+        lambda z: prior(rule.averages(Overlaps.from_array(z))),
         x,
         model.rho,
+        growth_rates(model.rho, rule.averages(overlaps), alpha, lam),
     )
     inverse = np.linalg.inv(np.eye(4) - jacobian.matrix)
 
