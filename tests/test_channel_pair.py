@@ -398,7 +398,8 @@ def test_search_radius_holds_the_prox():
 TINY = """
 import math
 import numpy as np
-from gamp_theory.channel import jumps_kernels, plane_kernels, slices_kernels as kernels
+from gamp_theory.channel import hole_kernels, jumps_kernels, plane_kernels, unstable_kernels
+from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.slices import _candidates, _legendre, _search_grid
 from gamp_theory.numerics.quadrature import gauss_legendre, trapezoid_normal
 
@@ -413,10 +414,10 @@ tolerance = np.full((2, len(kernels.OUTPUTS)), 1e-2)
 averages, ends, panels = kernels.refined_averages(y, radius, tolerance, state, grid, search)
 frozen = kernels.frozen_averages(y, radius, ends, panels, state, grid, search)
 t, k = (0.35, 0.25), 2.3
-e1, e2, strength = plane_kernels.unstable_direction(*t)
-p1, p2, ok = plane_kernels.origin_well(*t, e1, e2, k)
+e1, e2, strength = unstable_kernels.unstable_direction(*t)
+p1, p2, ok = hole_kernels.origin_well(*t, e1, e2, k)
 rows = np.empty((6, 12))
-marched = plane_kernels.march(t, (e1, e2, p1, p2, 0.5, True), np.linspace(0.1, 1.2, 6), k, rows)
+marched = hole_kernels.march(t, (e1, e2, p1, p2, 0.5, True), np.linspace(0.1, 1.2, 6), k, rows)
 exponential = [plane_kernels.exp_clamped(x) for x in (-70.0, -3.3, 0.0)]
 jump = jumps_kernels.bitangent(-0.5, 0.0, 0.5, 0.0, 0.05, t, k)
 result = np.concatenate([radius, panels, averages.ravel(), frozen.ravel(), rows.ravel(),

@@ -11,7 +11,7 @@ import reference
 from numpy.polynomial.legendre import leggauss
 from numpy.testing import assert_allclose
 
-from gamp_theory.channel import outer, plane, sobol_kernels
+from gamp_theory.channel import hole_kernels, outer, plane, sobol_kernels, unstable_kernels
 from gamp_theory.channel import plane_kernels as kernels
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
@@ -191,7 +191,7 @@ def test_folds_that_do_not_reach_the_origin_are_counted():
 
 @pytest.mark.parametrize("t", [*DOUBLE_WELLS, (0.1, 0.9), (-0.4, 0.8), (0.2, 0.2)])
 def test_unstable_direction_is_the_lowest_eigenvector(t):
-    e1, e2, strength = kernels.unstable_direction(*t)
+    e1, e2, strength = unstable_kernels.unstable_direction(*t)
     values, vectors = np.linalg.eigh(reference.hessian(loss_of(t), np.zeros(2)))
     assert -C * strength == pytest.approx(values[0], rel=1e-11)
     assert abs(vectors[:, 0] @ [e1, e2]) == pytest.approx(1, rel=1e-12)
@@ -199,8 +199,8 @@ def test_unstable_direction_is_the_lowest_eigenvector(t):
 
 @pytest.mark.parametrize("t", DOUBLE_WELLS)
 def test_origin_well_is_the_prox_of_a_vanishing_field(t):
-    e1, e2, _ = kernels.unstable_direction(*t)
-    p1, p2, ok = kernels.origin_well(*t, e1, e2, K)
+    e1, e2, _ = unstable_kernels.unstable_direction(*t)
+    p1, p2, ok = hole_kernels.origin_well(*t, e1, e2, K)
     assert ok
     tiny = 1e-10 * np.array([e1, e2])
     assert_allclose([p1, p2], reference.prox(tiny, matrix(t), V, SIGMA), atol=1e-7)
@@ -208,8 +208,8 @@ def test_origin_well_is_the_prox_of_a_vanishing_field(t):
 
 
 def frame_of(t, scale=0.5, polar=True):
-    e1, e2, _ = kernels.unstable_direction(*t)
-    p1, p2, _ = kernels.origin_well(*t, e1, e2, K)
+    e1, e2, _ = unstable_kernels.unstable_direction(*t)
+    p1, p2, _ = hole_kernels.origin_well(*t, e1, e2, K)
     return e1, e2, p1, p2, scale, polar
 
 
@@ -220,7 +220,7 @@ def test_march_returns_bitangents(t, polar):
     e = np.array(frame[:2])
     angles = np.linspace(0.1, 1.2, 6) * (1 if polar else 0.3)
     rows = np.empty((6, 12))
-    assert kernels.march(t, frame, angles, K, rows) == 6
+    assert hole_kernels.march(t, frame, angles, K, rows) == 6
     p, n, w = rows[:, 0:2], rows[:, 2:4], rows[:, 4:6]
     assert_allclose(field(p, t), w, atol=1e-11)
     assert_allclose(field(n, t), w, atol=1e-11)
@@ -243,7 +243,7 @@ def test_march_returns_bitangents(t, polar):
             assert_allclose(prox, expected, atol=3e-5)
     # the tangents are derivatives
     near = np.empty((2, 12))
-    kernels.march(t, frame, angles[3] + np.array([-1e-5, 1e-5]), K, near)
+    hole_kernels.march(t, frame, angles[3] + np.array([-1e-5, 1e-5]), K, near)
     assert_allclose((near[1, :6] - near[0, :6]) / 2e-5, rows[3, 6:], atol=1e-7)
 
 
@@ -251,26 +251,26 @@ def test_a_bitangent_is_polished_from_nearby_and_not_from_nowhere():
     t = (0.45, 0.25)
     frame = frame_of(t)
     rows = np.empty((1, 12))
-    kernels.march(t, frame, np.array([0.4]), K, rows)
+    hole_kernels.march(t, frame, np.array([0.4]), K, rows)
     scales = (*frame[:2], frame[2] * frame[0] + frame[3] * frame[1], *frame[4:])
     off = 0.01 * np.random.default_rng(2).standard_normal(6)
-    ok, row = kernels.polish_bitangent(rows[0, :6] + off, t, scales, 0.4, K)
+    ok, row = hole_kernels.polish_bitangent(rows[0, :6] + off, t, scales, 0.4, K)
     assert ok
     assert_allclose(row, rows[0], atol=1e-9)
     flipped = np.concatenate([rows[0, 2:4], rows[0, :2], rows[0, 4:6]])
-    assert not kernels.polish_bitangent(flipped, t, scales, 0.4, K)[0]
-    assert not kernels.polish_bitangent(np.zeros(6), t, scales, 0.4, K)[0]
+    assert not hole_kernels.polish_bitangent(flipped, t, scales, 0.4, K)[0]
+    assert not hole_kernels.polish_bitangent(np.zeros(6), t, scales, 0.4, K)[0]
 
 
 def test_another_pair_of_wells_is_not_taken_for_the_branch():
     here = np.array([1.0, 0, -1, 0, 0, 0.2, 0.1, 0.2, 0.1, -0.2, 0.3, 0.3])
     guess = here[:6] + 0.1 * here[6:]
-    assert kernels.same_branch(guess, guess, here, 0.1)
+    assert hole_kernels.same_branch(guess, guess, here, 0.1)
     row = guess.copy()
     row[1] += 0.02  # less than half the step
-    assert kernels.same_branch(guess, row, here, 0.1)
+    assert hole_kernels.same_branch(guess, row, here, 0.1)
     row[1] += 0.3
-    assert not kernels.same_branch(guess, row, here, 0.1)
+    assert not hole_kernels.same_branch(guess, row, here, 0.1)
 
 
 def brute_sums(t, mu, s):
@@ -279,7 +279,7 @@ def brute_sums(t, mu, s):
     Lines along the unstable direction are split where the prox changes sides, and panels of
     Gauss-Legendre nodes shrink towards that point, where a cusp makes the prox steep.
     """
-    e1, e2, _ = kernels.unstable_direction(*t)
+    e1, e2, _ = unstable_kernels.unstable_direction(*t)
     e, f = np.array([e1, e2]), np.array([-e2, e1])
     stack = np.empty((sobol_kernels.STACK_ROWS, 3))
 
@@ -327,10 +327,10 @@ def plane_and_hole(t, mu, s, cut):
     tables = kernels.tile_tables(candidates, step, K)
     everything = np.arange(len(tables)), np.array([0, len(tables)])
     sums = kernels.plane_sums(tables, everything[1], everything[0], draws, K, s**2)
-    shapes, failed = kernels.hole_shapes(draws, cuts, np.linspace(0.08, 0.98, 12), K)
+    shapes, failed = hole_kernels.hole_shapes(draws, cuts, np.linspace(0.08, 0.98, 12), K)
     assert failed == 0
     counts, state = np.array([[60, 60]]), STATE._replace(variance=s**2)
-    hole, edges = kernels.hole_sums(draws, shapes, counts, plane.legendre_rules(), state)
+    hole, edges = hole_kernels.hole_sums(draws, shapes, counts, plane.legendre_rules(), state)
     assert edges[0] == np.inf  # followed as far as its shape says
     return step**2 * sums[0], hole[0], shapes[0]
 
@@ -378,23 +378,23 @@ def test_distance_to_a_chord_is_a_lower_bound_for_its_fields(mu):
     frame = frame_of(t)
     f = np.array([-frame[1], frame[0]])
     rows = np.empty((5, 12))
-    kernels.march(t, frame, np.linspace(0.1, 1.2, 5), K, rows)
+    hole_kernels.march(t, frame, np.linspace(0.1, 1.2, 5), K, rows)
     tau = np.linspace(-1, 1, 201)[:, None]
     for row in rows:
         centre, half = (row[0:2] + row[2:4]) / 2, (row[0:2] - row[2:4]) / 2
         bulge = f @ (row[4:6] - field(centre, t)) * f
         w = field(centre + tau * half + (1 - tau**2) * bulge, t)
         nearest = min(np.linalg.norm(w - sign * np.array(mu), axis=1).min() for sign in (1, -1))
-        got = kernels.distance_to_chord(row, frame[:2], np.array([*t, *mu]), K)
+        got = hole_kernels.distance_to_chord(row, frame[:2], np.array([*t, *mu]), K)
         fold = np.linalg.norm(w - row[4:6], axis=1).max()
         assert got <= nearest + 0.05 * fold
         assert got >= nearest - 2 * fold
 
 
 def test_a_tip_is_negligible_where_its_fifth_power_is():
-    assert not kernels.negligible_tip(1.0, 0.5)
-    assert kernels.negligible_tip(math.acos(0.019), 0.5)
-    assert kernels.negligible_tip(math.acos(0.1), 0.02)
+    assert not hole_kernels.negligible_tip(1.0, 0.5)
+    assert hole_kernels.negligible_tip(math.acos(0.019), 0.5)
+    assert hole_kernels.negligible_tip(math.acos(0.1), 0.02)
 
 
 # --------------------------------------------------------------- teacher draws with a hole
@@ -404,27 +404,27 @@ def test_a_tip_is_negligible_where_its_fifth_power_is():
 def test_unstable_intervals_are_those_of_the_lowest_eigenvalue(model):
     state, target = plane.scalars(model, OVERLAPS)
     angles = np.linspace(0.05, 2 * np.pi, 23)
-    brackets = kernels.unstable_brackets(angles, 64, 6.0, target, state)
-    ends = kernels.unstable_ends(brackets, 0.0, target, state)
+    brackets = unstable_kernels.unstable_brackets(angles, 64, 6.0, target, state)
+    ends = unstable_kernels.unstable_ends(brackets, 0.0, target, state)
     assert len(brackets) > 20
     for phi in angles:
         got = [float(end) for end in ends[brackets[:, 0] == phi].ravel() if 0 < end < 6.0]
         assert_allclose(got, outer.onsets(model, V, float(phi), 6.0), rtol=1e-12)
     # a bracket that the ends have left is widened
-    moved = kernels.unstable_ends(brackets, 0.1, target, state._replace(V=1.01 * V))
-    again = kernels.unstable_brackets(angles, 64, 6.0, target, state._replace(V=1.01 * V))
-    fresh = kernels.unstable_ends(again, 0.0, target, state._replace(V=1.01 * V))
+    moved = unstable_kernels.unstable_ends(brackets, 0.1, target, state._replace(V=1.01 * V))
+    again = unstable_kernels.unstable_brackets(angles, 64, 6.0, target, state._replace(V=1.01 * V))
+    fresh = unstable_kernels.unstable_ends(again, 0.0, target, state._replace(V=1.01 * V))
     assert_allclose(moved, fresh, rtol=1e-12)
 
 
 def test_excess_is_the_eigenvalue_at_the_origin():
     for radius, phi in ((0.3, 0.2), (1.1, 0.7), (1.6, 2.5), (2.4, 4.0)):
         cosine, sine = math.cos(phi), math.sin(phi)
-        y = np.array(kernels.teacher_fields(radius, cosine, sine, SIGMA))
+        y = np.array(unstable_kernels.teacher_fields(radius, cosine, sine, SIGMA))
         rotated = np.array([y[0] - y[1], y[0] + y[1]]) / (math.sqrt(2) * SIGMA)
         assert_allclose(rotated, [radius * cosine, radius * sine], rtol=1e-13)
         T = reference.target(y, UNEVEN.omega, UNEVEN.target.A)
         H = reference.hessian(lambda h, T=T: reference.loss(h, T, SIGMA), np.zeros(2))
         expected = -V * np.linalg.eigvalsh(H)[0] - 1
-        got = kernels.excess(radius, cosine, sine, TARGET, STATE)
+        got = unstable_kernels.excess(radius, cosine, sine, TARGET, STATE)
         assert got == pytest.approx(expected, rel=1e-9)

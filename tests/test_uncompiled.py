@@ -28,7 +28,7 @@ result = [
 
 PLANE = """
 import numpy as np
-from gamp_theory.channel import plane, plane_kernels as k
+from gamp_theory.channel import hole_kernels, plane, plane_kernels as k, unstable_kernels
 state = k.Kinetics(0.125, 18.0, 0.1, 0.2, 0.06, 0.5)
 target = k.Target(0.3, 0.2, 0.1)
 y = np.array([[0.9, -0.6], [0.2, 0.3], [0.7, -0.9]])
@@ -40,14 +40,15 @@ start, index = k.active_tiles(tables, draws, cuts, K)
 sums = k.plane_sums(tables, start, index, draws, K, state.variance)
 # so wide a density that folds far from the origin count
 folds = k.outer_fold_mass(tables, start, index, draws, np.ones(3), 10 * K, 5.0)
-shapes, failed = k.hole_shapes(draws, cuts, np.linspace(0.1, 0.95, 4), K)
+shapes, failed = hole_kernels.hole_shapes(draws, cuts, np.linspace(0.1, 0.95, 4), K)
 counts = np.full((3, 2), 4)
-holes, edges = k.hole_sums(draws, shapes, counts, plane.legendre_rules()[:9, :, :8].copy(), state)
-brackets = k.unstable_brackets(np.array([0.1, 0.9]), 12, 5.0, target, state)
-ends = k.unstable_ends(brackets, 0.1, target, state)
+rules = plane.legendre_rules()[:9, :, :8].copy()
+holes, edges = hole_kernels.hole_sums(draws, shapes, counts, rules, state)
+brackets = unstable_kernels.unstable_brackets(np.array([0.1, 0.9]), 12, 5.0, target, state)
+ends = unstable_kernels.unstable_ends(brackets, 0.1, target, state)
 result = [*draws.flat, *tables[0].flat, *start, *index, *sums.flat, folds, *shapes.flat, failed,
           *holes.flat, *edges, *brackets.flat, *ends.flat,
-          k.exp_clamped(-3.3), k.exp_clamped(-70.0), k.negligible_tip(1.5, 0.1)]
+          k.exp_clamped(-3.3), k.exp_clamped(-70.0), hole_kernels.negligible_tip(1.5, 0.1)]
 """
 
 SOBOL = """

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from gamp_theory.channel import contraction_kernels as kernels
 from gamp_theory.channel.outer import symmetry, teacher_fields
 from gamp_theory.channel.plane import scalars
-from gamp_theory.channel.plane_kernels import unstable_brackets, unstable_ends
 from gamp_theory.channel.search_kernels import SearchGrid
 from gamp_theory.channel.slices import _candidates, _legendre, _search_grid, _state
 from gamp_theory.channel.slices_kernels import SliceState, search_radii
+from gamp_theory.channel.unstable_kernels import unstable_brackets, unstable_ends
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.quadrature import gauss_legendre
 from gamp_theory.overlaps import Overlaps

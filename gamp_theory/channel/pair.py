@@ -221,7 +221,7 @@ class PairChannel:
         lost, most = _shared(seen), max(tol, LEAST_LOSS)
         if lost >= most or abs(seen.mass) >= MASS * tol:
             return False
-        coarse = plane_rule(self.model, overlaps, 0)
+        coarse = nodes if nodes.level <= 1 else plane_rule(self.model, overlaps, 0)
         return lost + outer_folds(self.model, overlaps, coarse) < most
 
 

@@ -19,21 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory.channel.base import ChannelAverages
+from gamp_theory.channel.hole_kernels import hole_shapes, hole_sums
 from gamp_theory.channel.plane_kernels import (
     FURTHEST_PUSH,
     Kinetics,
     Target,
     active_tiles,
     candidate_tiles,
-    hole_shapes,
-    hole_sums,
     outer_fold_mass,
     plane_sums,
     targets_and_means,
     tile_tables,
-    unstable_brackets,
-    unstable_ends,
 )
+from gamp_theory.channel.unstable_kernels import unstable_brackets, unstable_ends
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.quadrature import gauss_legendre_table
@@ -135,7 +133,7 @@ class PlaneRule:
     hole_nodes : int64 array, shape (holes,)
         Which (interval, radius) pairs carry density.
     hole_shapes : array, shape (holes, 6)
-        How each hole is followed, and how far (:func:`plane_kernels.hole_shapes`).
+        How each hole is followed, and how far (:func:`hole_kernels.hole_shapes`).
     hole_counts : int64 array, shape (holes, 2)
         Gauss-Legendre nodes along and across each hole.
     truncation : float
