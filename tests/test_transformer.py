@@ -25,6 +25,7 @@ from validation.transformer import (
     initial_weights,
     loss_and_gradient,
     parts,
+    predict,
     score_shares,
     segment_losses,
     train,
@@ -93,6 +94,7 @@ def test_network_is_the_formula(mechanism):
     assert loss == pytest.approx(np.mean(losses), rel=1e-12)
     assert score.loss == pytest.approx(np.mean(losses), rel=1e-12)
     assert score.accuracy == np.mean(right)
+    assert np.mean(predict(weights, sequences.symbols) == sequences.counts) == np.mean(right)
 
 
 def test_evaluation_of_many_is_the_mean_over_all():
@@ -224,6 +226,16 @@ def test_adam_is_the_textbook():
         w = w - 0.01 * m_hat / (np.sqrt(v_hat) + ADAM_EPSILON)
     # the order within the batch rounds otherwise, and a gradient near zero is divided by its size
     assert np.linalg.norm(got - w) < 1e-6 * np.linalg.norm(w)
+
+
+def test_cooling_lets_the_rate_fall_to_zero():
+    """Descent at a rate that changes nothing: steps of the same gradient, weighted by the rate."""
+    sequences = draw_sequences(BATCH, seed=23)
+    start = initial_weights(23, np.float64)
+    rate = 1e-9
+    change = (start - train(start, "both", sequences, 5, "sgd", rate, cooling=3)) / rate
+    _, gradient = loss_and_gradient(start, sequences)
+    np.testing.assert_allclose(change, (1 + 1 + 0.75 + 0.5 + 0.25) * gradient, atol=1e-5)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)

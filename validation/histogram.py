@@ -9,13 +9,16 @@ counts.
 
 Distances need a scale: that between the two solutions, which have the same random start, so
 that nothing in it comes from hidden units in another order.  And descent at a small rate moves
-nothing far, so the same descent is also run from untrained weights (start ``untrained``).
+nothing far, so the same descent is also run from untrained weights (start ``untrained``), and with
+the masks kept on (optimizer ``held``), to see what the release itself does.
 
 The point where a block of Q and the same block of K are both zero is stationary in their product.
 So, as in the published experiment, weights that were held at zero get noise of size 1e-3 first.
 
-A network *stays* if, at the end, its own part of the variance of the scores is at least .95 and
-its test accuracy at least .99: :func:`stays`.
+Learning can fail.  A network below .99 in test accuracy is *stuck*: it is recorded, with the
+accuracy for its worst symbol, but not released.  A released network *stays* if, at the end, its
+own part of the variance of the scores is at least .95 and its test accuracy at least .99
+(:func:`stays`).
 
 Writes ``validation/results/histogram.json`` run by run, and the figure beside it; ``--resume``
 keeps what a stopped run has finished.  Numbers repeat on one machine; another BLAS rounds
@@ -31,7 +34,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +43,8 @@ from tqdm import tqdm
 from gamp_theory.files import replacing
 from validation.records import provenance
 from validation.transformer import (
-    LENGTH,
     MECHANISMS,
+    SYMBOLS,
     Mechanism,
     Sequences,
     attention,
@@ -49,25 +52,20 @@ from validation.transformer import (
     draw_sequences,
     evaluate,
     initial_weights,
+    predict,
     score_shares,
     segment_losses,
     train,
     trainable,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 __all__ = [
     "EXAMPLE",
     "RELEASES",
     "RESULTS",
     "Settings",
-    "draw",
     "load",
     "main",
-    "plot_attention",
     "released",
     "run",
     "stays",
@@ -78,12 +76,13 @@ RESULTS = Path(__file__).with_name("results") / "histogram.json"
 
 #: How training goes on when all weights are released; the first is the published way.
 RELEASES = (("sgd", 1e-3), ("sgd", 1e-2), ("sgd", 3e-2), ("adam", 1e-3))
-#: The same from untrained weights, for comparison.
+#: Descent with the masks kept on, for comparison.
+HELD = ("held", 1e-3)
+#: Descent from untrained weights, for comparison.
 CONTROLS = (("sgd", 1e-3), ("sgd", 1e-2))
 
 #: The sequence whose attention is shown: four a, two b, and four others.
 EXAMPLE = np.array([[0, 1, 0, 2, 3, 0, 1, 4, 5, 0]])
-LETTERS = "abcdefghijklmno"
 
 LEAST_SHARE, LEAST_ACCURACY = 0.95, 0.99
 #: Standard deviation of what weights that were held at zero are released with.
@@ -102,19 +101,23 @@ class Settings:
     ----------
     training, test : int
         Numbers of sequences.
-    learning : int
-        Steps of Adam at rate 1e-3 within a mechanism.
+    learning, cooling : int
+        Steps of Adam at rate 1e-3 within a mechanism; in the last of them the rate falls to zero.
     released : int
         Steps after the release.
     points : int
         How often a run is measured, besides its start.
+    solved : float
+        Least test accuracy with which a network is released.
     """
 
     training: int = 35_000
-    test: int = 15_000
-    learning: int = 24_000
-    released: int = 15_000
+    test: int = 5_000
+    learning: int = 16_000
+    cooling: int = 4_000
+    released: int = 10_000
     points: int = 10
+    solved: float = LEAST_ACCURACY
 
     def data(self) -> tuple[Sequences, Sequences]:
         """The training and the test set: the same for all seeds, so that there is one loss."""
@@ -200,11 +203,9 @@ def _one_seed(
 ) -> None:
     training, test = data
     initial = initial_weights(seed)
-    runs = [(start, *release) for start in MECHANISMS for release in RELEASES]
-    runs += [("untrained", *control) for control in CONTROLS]
-    keys = {task: "/".join(map(str, (seed, *task))) for task in runs}
+    keys = {task: "/".join(map(str, (seed, *task))) for task in _tasks()}
     pair = f"{seed}/pair"
-    if all(key in kept.rows for key in (pair, *keys.values())):
+    if list(keys.values())[-1] in kept.rows:  # the last of this seed
         progress(_steps(settings))
         return
 
@@ -217,6 +218,7 @@ def _one_seed(
             seed=seed,
             watch=lambda step, weights: progress(TICK),
             every=TICK,
+            cooling=settings.cooling,
         )
 
     solutions = {}
@@ -225,24 +227,35 @@ def _one_seed(
         if name in kept.weights:
             progress(settings.learning)
         solutions[mechanism] = kept.trained(name, lambda m=mechanism: learn(m))
-    a, b = solutions.values()
-    kept.row(
-        pair,
-        lambda: {
-            "seed": seed,
-            "between": float(np.linalg.norm(a - b)),
-            "attention_between": attention_distance(a, b, test.symbols[:COMPARED]),
-            "segment": [round(x, 5) for x in segment_losses(a, b, test)],
-        },
-    )
+    row = kept.row(pair, lambda: _compare(seed, solutions, test))
     starts = {"untrained": initial}
     for mechanism, weights in solutions.items():
         starts[mechanism] = released(weights, mechanism, seed)
     for task, key in keys.items():
-        if key in kept.rows:
+        stuck = row["accuracy"].get(task[0], 1) < settings.solved
+        if stuck or key in kept.rows:
             progress(settings.released)
+        if stuck:
+            continue
         start = starts[task[0]]
         kept.row(key, lambda t=task, w=start: _release(seed, t, w, settings, data, progress))
+
+
+def _compare(seed: int, solutions: dict[str, NDArray], test: Sequences) -> dict[str, Any]:
+    """The two networks of one seed: whether they count, and what is between them."""
+    a, b = solutions.values()
+    right = {name: predict(w, test.symbols) == test.counts for name, w in solutions.items()}
+    return {
+        "seed": seed,
+        "between": float(np.linalg.norm(a - b)),
+        "attention_between": attention_distance(a, b, test.symbols[:COMPARED]),
+        "segment": [float(f"{x:.5g}") for x in segment_losses(a, b, test)],
+        "accuracy": {name: float(np.mean(x)) for name, x in right.items()},
+        "worst_symbol": {
+            name: min(float(np.mean(x[test.symbols == s])) for s in range(SYMBOLS))
+            for name, x in right.items()
+        },
+    }
 
 
 def released(weights: NDArray, mechanism: Mechanism, seed: int) -> NDArray:
@@ -262,6 +275,9 @@ def _release(
     """One run with all weights released, as a row of the record."""
     start, optimizer, rate = task
     training, test = data
+    held = (optimizer, rate) == HELD
+    if held:
+        weights = np.where(trainable(start), weights, np.float32(0))
     compared = test.symbols[:COMPARED]
     seen: list[dict[str, float]] = []
 
@@ -281,10 +297,10 @@ def _release(
     every = max(1, settings.released // settings.points)
     end = train(
         weights,
-        "both",
+        start if held else "both",
         training,
         settings.released,
-        optimizer,
+        "sgd" if held else optimizer,
         rate,
         seed=seed + 1000,
         watch=watch,
@@ -301,10 +317,15 @@ def _release(
     return row
 
 
+def _tasks() -> list[tuple[str, str, float]]:
+    """The runs of one seed after learning: start, optimizer, rate."""
+    tasks = [(start, *how) for start in MECHANISMS for how in (*RELEASES, HELD)]
+    return tasks + [("untrained", *control) for control in CONTROLS]
+
+
 def _steps(settings: Settings) -> int:
     """All steps of one seed."""
-    released = len(MECHANISMS) * len(RELEASES) + len(CONTROLS)
-    return len(MECHANISMS) * settings.learning + released * settings.released
+    return len(MECHANISMS) * settings.learning + len(_tasks()) * settings.released
 
 
 def stays(row: dict[str, Any]) -> bool:
@@ -313,110 +334,47 @@ def stays(row: dict[str, Any]) -> bool:
 
 
 def summary(document: dict[str, Any]) -> str:
-    """The record as a table: means over the random starts, and how many stayed."""
+    """The record as a table: means over the random starts, and how many stayed.
+
+    What has moved, weights and attention, is in units of what is between the two solutions.
+    """
     rows = document["rows"]
-    between = {row["seed"]: row["between"] for row in rows.values() if "between" in row}
+    pairs = {row["seed"]: row for row in rows.values() if "between" in row}
     groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for row in rows.values():
         if "start" in row:
             groups.setdefault((row["start"], row["optimizer"], row["rate"]), []).append(row)
     lines = [
-        f"{'start':10}  {'released':10}  moved  attention  semantic  positional  "
-        "test loss         test accuracy     stay"
+        f"start {seed}: test accuracy "
+        + ", ".join(
+            f"{name} {pair['accuracy'][name]:.4f} (worst symbol {pair['worst_symbol'][name]:.3f})"
+            for name in MECHANISMS
+        )
+        for seed, pair in pairs.items()
+    ]
+    lines += [
+        "",
+        f"{'start':10}  {'released':10}  weights  attention  semantic  positional  "
+        f"{'test loss':16}  {'test accuracy':16}  stay",
     ]
     for (start, optimizer, rate), group in groups.items():
-        last = {
-            name: np.mean([row[name][-1] for row in group])
-            for name in ("attention_moved", "semantic", "positional")
-        }
-        first_last = {
-            name: np.mean([[row[name][0], row[name][-1]] for row in group], axis=0)
+        weights = np.mean([row["moved"][-1] / pairs[row["seed"]]["between"] for row in group])
+        moved = np.mean(
+            [row["attention_moved"][-1] / pairs[row["seed"]]["attention_between"] for row in group]
+        )
+        semantic, positional = (
+            np.mean([row[name][-1] for row in group]) for name in ("semantic", "positional")
+        )
+        losses, accuracies = (
+            " -> ".join(f"{np.mean([row[name][k] for row in group]):.4f}" for k in (0, -1))
             for name in ("test_loss", "test_accuracy")
-        }
-        moved = np.mean([row["moved"][-1] / between[row["seed"]] for row in group])
-        kept = f"{sum(map(stays, group))} of {len(group)}" if start in MECHANISMS else ""
+        )
+        kept = f"{sum(map(stays, group))} of {len(group)}" if start in MECHANISMS else "-"
         lines.append(
-            f"{start:10}  {optimizer:4} {rate:<5g}  {moved:5.3f}  {last['attention_moved']:9.3f}  "
-            f"{last['semantic']:8.4f}  {last['positional']:10.4f}  "
-            f"{first_last['test_loss'][0]:.4f} -> {first_last['test_loss'][1]:.4f}  "
-            f"{first_last['test_accuracy'][0]:.4f} -> {first_last['test_accuracy'][1]:.4f}  {kept}"
+            f"{start:10}  {optimizer:4} {rate:<5g}  {weights:7.3f}  {moved:9.3f}  {semantic:8.4f}  "
+            f"{positional:10.4f}  {losses}  {accuracies}  {kept}"
         )
     return "\n".join(lines)
-
-
-def plot_attention(matrix: NDArray, symbols: NDArray[np.int64], ax: Axes) -> None:
-    """One attention matrix; row i is what position i attends to, labelled by the symbols."""
-    ax.imshow(matrix, cmap="Greys", vmin=0)
-    letters = [LETTERS[symbol] for symbol in symbols]
-    ax.set_xticks(range(LENGTH), letters)
-    ax.set_yticks(range(LENGTH), letters)
-    ax.tick_params(length=0)
-
-
-def draw(document: dict[str, Any]) -> Figure:
-    """The figure of a record: attention before and after, what moves, and what is between."""
-    from gamp_theory import plotting  # matplotlib, which is slow to import
-
-    rows = document["rows"]
-    first = next(iter(rows.values()))["seed"]
-    with plotting.figure(7.0, 4.4) as drawn:
-        above, below = drawn.subfigures(2, 1, height_ratios=[1, 1.15])
-        axes = above.subplots(1, 4)
-        for number, start in enumerate(MECHANISMS):
-            row = rows["/".join(map(str, (first, start, *RELEASES[0])))]
-            for ax, matrix, when in zip(
-                axes[2 * number :], row["attention"], ("masked", "released"), strict=False
-            ):
-                plot_attention(np.array(matrix), EXAMPLE[0], ax)
-                ax.set_title(f"{start}, {when}", color=plotting.COLOURS[start])
-        left, middle, right = below.subplots(1, 3)
-        _plot_runs(document, left, middle)
-        _plot_segments(document, right)
-    return drawn
-
-
-#: Line styles of RELEASES.
-_STYLES = ("-", "--", ":", "-.")
-
-
-def _plot_runs(document: dict[str, Any], moved: Axes, shares: Axes) -> None:
-    """Distances moved and the part of the scores that is semantic, a line a run."""
-    from gamp_theory.plotting import COLOURS
-
-    rows = document["rows"]
-    between = {row["seed"]: row["between"] for row in rows.values() if "between" in row}
-    for row in rows.values():
-        if "start" not in row:
-            continue
-        how = (row["optimizer"], row["rate"])
-        look: dict[str, Any] = {
-            "color": COLOURS.get(row["start"], COLOURS["uninformed"]),
-            "linestyle": _STYLES[RELEASES.index(how)],
-            "linewidth": 0.9,
-        }
-        steps = np.array(row["step"]) / 1000
-        moved.plot(steps[1:], np.array(row["moved"][1:]) / between[row["seed"]], **look)
-        if row["start"] in MECHANISMS:
-            shares.plot(steps, row["semantic"], **look)
-    moved.axhline(1, color="black", linewidth=0.6)
-    moved.set_yscale("log")
-    moved.set(xlabel="thousand steps after release", ylabel="moved / distance between the two")
-    shares.set(xlabel="thousand steps after release", ylabel="semantic part of the scores")
-    for (optimizer, rate), style in zip(RELEASES, _STYLES, strict=True):
-        name = optimizer.upper() if optimizer == "sgd" else optimizer.capitalize()
-        shares.plot([], [], color="black", linestyle=style, label=f"{name}, {rate:g}")
-    shares.legend(loc="center right")
-
-
-def _plot_segments(document: dict[str, Any], ax: Axes) -> None:
-    """Test loss on the straight line between the two solutions."""
-    for row in document["rows"].values():
-        if "segment" in row:
-            fractions = np.linspace(0, 1, len(row["segment"]))
-            ax.plot(fractions, row["segment"], color="black", linewidth=0.9)
-    ax.set_yscale("log")
-    ax.set_xticks([0, 1], list(MECHANISMS))
-    ax.set_ylabel("test loss on the line between")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -442,11 +400,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except ValueError as error:
         parser.error(str(error))
-    from gamp_theory import plotting
+    print(summary(document))
+    from validation.histogram_figure import write  # matplotlib, which is slow to import
 
     with replacing(options.out.with_suffix(".png")) as temporary:
-        plotting.save(draw(document), temporary)
-    print(summary(document))
+        write(document, temporary)
     print(f"{time.perf_counter() - began:.0f} s")
     return 0
 

@@ -44,6 +44,7 @@ __all__ = [
     "initial_weights",
     "loss_and_gradient",
     "parts",
+    "predict",
     "score_shares",
     "segment_losses",
     "train",
@@ -279,6 +280,11 @@ def loss_and_gradient(weights: NDArray, sequences: Sequences) -> tuple[float, ND
     return loss, gradient
 
 
+def predict(weights: NDArray, symbols: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The likeliest count at each position, shape (n, LENGTH)."""
+    return _forward(weights, symbols).logits.argmax(axis=-1).reshape(symbols.shape) + 1
+
+
 def evaluate(weights: NDArray, sequences: Sequences) -> Score:
     """Loss and accuracy over all the sequences."""
     loss = right = 0.0
@@ -303,6 +309,7 @@ def train(
     seed: int = 0,
     watch: Callable[[int, NDArray], None] | None = None,
     every: int = 1000,
+    cooling: int = 0,
 ) -> NDArray:
     """Train the weights of a mechanism; those that it does not use are set to zero.
 
@@ -319,11 +326,14 @@ def train(
     optimizer : {"adam", "sgd"}
         Adam, or plain descent on each batch.
     rate : float
-        Learning rate, constant.
+        Learning rate.
     seed : int
         Of the order of the sequences.
     watch : callable, optional
         Called with the number of steps done and the weights, after each `every` steps.
+    cooling : int
+        Over how many steps, the last ones, the rate falls to zero, linearly.  At a constant rate
+        of Adam the loss never settles: accuracies jump between .96 and .999.
 
     Raises
     ------
@@ -342,13 +352,14 @@ def train(
         _, gradient = loss_and_gradient(weights, sequences.take(next(batches)))
         if held is not None:
             gradient[held] = 0
+        now = rate * min(1.0, (steps + 1 - step) / (cooling + 1))
         if optimizer == "sgd":
-            weights -= rate * gradient
+            weights -= now * gradient
         else:
             first += (1 - beta) * (gradient - first)
             second += (1 - beta2) * (gradient * gradient - second)
             root = np.sqrt(second / (1 - beta2**step)) + ADAM_EPSILON
-            weights -= rate / (1 - beta**step) * first / root
+            weights -= now / (1 - beta**step) * first / root
         if watch is not None and step % every == 0:
             watch(step, weights)
     return weights
