@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from gamp_theory.plotting import COLOURS, STYLE, figure
@@ -45,7 +46,7 @@ def draw(document: dict[str, Any]) -> Figure:
     """The figure of a record: attention before and after, what moves, and what is between."""
     rows = document["rows"]
     first = _first_with_both(rows)
-    with figure(7.0, 4.4) as drawn:
+    with figure(7.0, 4.7) as drawn:
         above, below = drawn.subfigures(2, 1, height_ratios=[1, 1.15])
         axes = above.subplots(1, 4)
         for number, start in enumerate(MECHANISMS):
@@ -58,7 +59,21 @@ def draw(document: dict[str, Any]) -> Figure:
         left, middle, right = below.subplots(1, 3)
         _plot_runs(document, left, middle)
         _plot_segments(document, right)
+        drawn.legend(handles=_legend(), loc="outside lower center", ncols=7)
     return drawn
+
+
+def _legend() -> list[Line2D]:
+    """Colours are starts, line styles are ways to go on."""
+    starts = [
+        Line2D([], [], color=COLOURS.get(name, COLOURS["uninformed"]), label=name)
+        for name in (*MECHANISMS, "untrained")
+    ]
+    names = {"sgd": "SGD", "adam": "Adam"}
+    return starts + [
+        Line2D([], [], color="black", linestyle=line, label=f"{names[optimizer]}, {rate:g}")
+        for (optimizer, rate), line in zip(RELEASES, _STYLES, strict=True)
+    ]
 
 
 def _first_with_both(rows: dict[str, dict[str, Any]]) -> int:
@@ -93,13 +108,6 @@ def _plot_runs(document: dict[str, Any], moved: Axes, shares: Axes) -> None:
     moved.set_yscale("log")
     moved.set(xlabel="thousand steps after release", ylabel="moved / distance between the two")
     shares.set(xlabel="thousand steps after release", ylabel="semantic part of the scores")
-    for name in (*MECHANISMS, "untrained"):
-        moved.plot([], [], color=COLOURS.get(name, COLOURS["uninformed"]), label=name)
-    moved.legend(loc="lower right")
-    for (optimizer, rate), line in zip(RELEASES, _STYLES, strict=True):
-        name = optimizer.upper() if optimizer == "sgd" else optimizer.capitalize()
-        shares.plot([], [], color="black", linestyle=line, label=f"{name}, {rate:g}")
-    shares.legend(loc="center right")
 
 
 def _plot_segments(document: dict[str, Any], ax: Axes) -> None:
