@@ -247,6 +247,7 @@ class _Drawing:
         self.regions: list[Region] = []
         self.failures: list[Failure] = []
         self.stop = threading.Event()
+        self.lock = threading.Lock()
 
     def run(self) -> PhaseDiagram:
         complete = True
@@ -306,8 +307,13 @@ class _Drawing:
             return []
 
     def line(self, transition: Transition) -> None:
-        """Follow one transition; the line is kept as soon as it is finished."""
+        """Follow one transition; the line is kept as soon as it is finished.
+
+        Two that are on one line may be followed at the same time: then the first is kept.
+        """
         self.go_on()
+        if self.known(transition):
+            return
         lo, hi = self.omega
 
         def on_point(position: float, value: float) -> None:
@@ -330,7 +336,9 @@ class _Drawing:
             place = transition.place
             self.failed(transition.kind, place.model.omega, transition.value, error)
         else:
-            self.lines.append(_trimmed(line, *self.alpha))
+            with self.lock:
+                if not self.known(transition):
+                    self.lines.append(_trimmed(line, *self.alpha))
 
     def failed(self, kind: str, omega: float, alpha: float, error: Exception) -> None:
         where = f"omega = {omega:.4g}" + (f", alpha = {alpha:.4g}" if alpha == alpha else "")

@@ -30,6 +30,9 @@ Vector: TypeAlias = NDArray[np.float64]
 
 #: Steps along a line, in the coordinates of states and parameters.
 STEPS = StepControl(first=0.03, smallest=1e-3, largest=0.12, tol=1e-7, angle=0.4, points=200)
+#: A line ends where a branch that it is about has less q than this, in units of sigma**2: where a
+#: branch goes to Q = 0 it takes, in log q, for ever.
+VANISHED = 1e-4
 #: Residuals of a point on a line, in units of the accuracy of the fixed points.
 RESIDUAL_SHARE = 0.02
 #: Accuracy of the fixed points on a line, if nothing is said.
@@ -142,10 +145,13 @@ def trace_transition(
                 f"{name} must differ from the {along} of the transition, got {value!r}"
             )
     halves = []
-    for end in (back_to, to):
+    domain = (0.0, 1.0) if along == "omega" else (None, None)
+    for end, other in ((back_to, to), (to, back_to)):
         if end is not None:
             run = _Line(transition, along, between, tol, on_point)
-            halves.append(run.follow(here, end, largest_step))
+            # a line that turns may end on the other side
+            behind = domain[end < here] if other is None else other
+            halves.append(run.follow(here, end, behind, largest_step))
     if len(halves) == 1:
         return halves[0]
     back, forth = halves
@@ -208,8 +214,10 @@ class _Line:
         self.states: list[tuple[Overlaps, ...]] = []
         self.ended = ""
 
-    def follow(self, here: float, to: float, largest_step: float | None) -> TransitionLine:
-        """From where the transition is, towards `to`."""
+    def follow(
+        self, here: float, to: float, behind: float | None, largest_step: float | None
+    ) -> TransitionLine:
+        """From where the transition is, towards `to`; `behind` ends a line that has turned."""
         other = self.equations.other
         assert other is not None
         self.other: BranchMap = other
@@ -226,11 +234,11 @@ class _Line:
             z,
             other.coordinate(here),
             other.coordinate(to),
-            back_to=math.nan,
+            back_to=math.nan if behind is None else other.coordinate(behind),
             control=control,
             on_point=self.found,
         )
-        end = self.ended or self.why(curve, to)
+        end = self.ended or self.why(curve)
         return TransitionLine(
             self.transition.kind,
             self.transition.parameter,
@@ -244,10 +252,10 @@ class _Line:
             sum(map_.maps + map_.coarse_maps for map_ in self.equations.maps),
         )
 
-    def why(self, curve: arclength.Curve, to: float) -> str:
+    def why(self, curve: arclength.Curve) -> str:
         """Why a line ends that was not ended here."""
         if curve.stop is arclength.Stop.REACHED:
-            return f"the end of the range, {self.along} = {to:g}"
+            return f"the end of the range, {self.along} = {self.positions[-1]:g}"
         refusals = {map_.refusal for map_ in self.equations.maps}
         if curve.stop is arclength.Stop.SMALLEST_STEP and "cost" in refusals:
             return "the average over fields would cost too much beyond"
@@ -279,6 +287,9 @@ class _Line:
     def leaves(self, here: CurvePoint, value: float) -> bool:
         """Whether the line has ended between the last point and this one."""
         for map_, u in self.equations.parts(here.x):
+            if u[0] < math.log(VANISHED * map_.place.model.rho):
+                self.ended = f"the branch it is about is all but Q = 0: q < {VANISHED:g} sigma^2"
+                return True
             for name in map_.broken:
                 if u[map_.inside.index(DIRECTIONS[name])] <= 0:
                     whose = "semantic" if name == "theta" else "positional"

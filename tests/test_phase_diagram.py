@@ -144,6 +144,31 @@ def test_every_place_is_in_one_region_of_the_right_name(plane):
     assert not diagram.failures
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_line_that_passes_a_column_twice_is_kept_once(plane, monkeypatch, jobs):
+    """Both transitions are followed at the same time, if there are threads for it."""
+    angle = np.linspace(0, np.pi, 41)
+    arch = line("onset_positional", 0.3 * np.sin(angle), 0.6 - 0.4 * np.cos(angle))
+    both = threading.Barrier(jobs)
+
+    def survey(place, *_, **__):
+        height = 0.4 * math.sqrt(max(1 - (place.model.omega / 0.3) ** 2, 0.0))
+        found = [0.6 - height, 0.6 + height] if height else []
+        return [transition("onset_positional", place.model.omega, value) for value in found]
+
+    def trace(*_, **__):
+        plane.append("onset_positional")
+        if len(plane) <= jobs:
+            both.wait(10)
+        return arch
+
+    monkeypatch.setattr(module, "survey_transitions", survey)
+    monkeypatch.setattr(module, "trace_transition", trace)
+    diagram = phase_diagram(MODEL, jobs=jobs)
+    assert [one.kind for one in diagram.lines] == ["onset_positional"]
+    assert len(plane) == jobs
+
+
 def test_a_line_is_traced_once_and_ends_one_point_outside(plane):
     diagram = phase_diagram(MODEL)
     assert sorted(plane) == sorted(LINES)

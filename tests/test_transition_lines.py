@@ -151,6 +151,33 @@ def test_it_ends_where_it_leaves_the_range(alpha_c):
     assert np.all(line.values <= 1.27)
 
 
+@pytest.mark.slow  # slices at every point, and two searches
+def test_a_line_that_turns_ends_on_the_side_it_came_from():
+    """The other target repels positional students: their onset is an arch over small omega."""
+    model = AttentionModel.mixture(omega=0.05, A=((0.3, 0.7), (0.8, 0.2)))
+    found = find_transition(model, "onset_positional", (0.05, 0.4), tol=1e-3)
+    line = trace_transition(found, "omega", 0.5, back_to=0.0, tol=1e-3, largest_step=0.2)
+    check(line)
+    assert line.ends == ("the end of the range, omega = 0",) * 2
+    assert line.positions[[0, -1]] == pytest.approx(0, abs=1e-12)
+    assert line.positions.max() == pytest.approx(0.098, abs=2e-3)
+    # at omega = 0 the matrix A is of no account: both ends are those of the standard target
+    ends = find_transition(
+        MODEL.with_parameters(omega=0.0), "onset_positional", (0.05, 2), tol=1e-3
+    )
+    for value, end in zip(line.values[[0, -1]], (ends, *ends.others), strict=True):
+        assert value == pytest.approx(end.value, abs=3 * (line.errors[[0, -1]].max() + end.error))
+
+
+def test_it_ends_where_what_it_is_about_goes_to_zero():
+    """Along the ridge the uninformed branch goes to Q = 0, with a high power of the distance."""
+    onset = find_transition(MODEL.with_parameters(omega=0.2), "onset_semantic", (0.4, 1), tol=1e-3)
+    line = trace_transition(onset, "lam", 1.0, tol=1e-3)
+    check(line)
+    assert line.ends[1] == "the branch it is about is all but Q = 0: q < 0.0001 sigma^2"
+    assert line.states[-1][0].q == pytest.approx(1e-4 * MODEL.rho, rel=0.5)
+
+
 def test_points_are_told(alpha_c):
     told = []
     line = trace_transition(
