@@ -77,6 +77,42 @@ def test_overlaps_are_matrix_products(task):
         assert m[l] == pytest.approx(Q.T @ (task.tau[:, l] / np.sqrt(20)) / np.sqrt(20), rel=1e-12)
 
 
+def test_fields_and_their_transpose(task):
+    x = task.tokens - task.tau.T / 20
+    np.testing.assert_allclose(task.teacher_fields, x @ task.teacher, atol=1e-13)
+    Q = np.random.default_rng(2).standard_normal((20, 2))
+    u = np.random.default_rng(3).standard_normal((task.n, 3, 2))
+    assert np.sum(task.fields(Q) * u) == pytest.approx(np.sum(Q * task.transposed(u)), rel=1e-12)
+
+
+def test_what_the_positions_add(task):
+    """The square of ``S p`` at finite d, and nothing in a bias-free task."""
+    Q = np.random.default_rng(4).standard_normal((20, 2))
+    S = attention(task.model.student, task.fields(Q))
+    p = task.tau.T / np.sqrt(20)
+    want = np.mean(np.sum((S @ p) ** 2, axis=(1, 2)))
+    assert task.position_square(Q) == pytest.approx(want, rel=1e-12)
+    found = task.error_estimate(Q, 2000)
+    assert found.value == task.test_error(Q, 2000)
+    assert found.samples == 2000
+    # another set of sentences
+    assert abs(found.position_square / want - 1) < 0.2
+    assert abs(task.error_estimate(Q, 20_000).value - found.value) < 4 * found.stderr
+    free = draw_token_task(task.model, 20, 1.5, 0.1, 3, bias_free=True)
+    assert free.position_square(Q) == free.error_estimate(Q, 50).position_square == 0.0
+
+
+def test_training_says_how_it_ended(task):
+    converged = train_tokens(task, "mixed", gradient_tol=1e-4, test_samples=10)
+    assert converged.status == "converged"
+    assert converged.gradient_norm <= 1e-4
+    limited = train_tokens(task, "mixed", max_iterations=1, test_samples=10)
+    assert limited.status == "iteration_limit"
+    assert limited.message == limited.status.sentence
+    rounding = train_tokens(task, "mixed", gradient_tol=1e-300, test_samples=10)
+    assert rounding.status == "line_search_failed"
+
+
 def test_training_ends_at_a_critical_point(task):
     student = train_tokens(task, "mixed", test_samples=500)
     assert student.gradient_norm < 1e-5

@@ -546,11 +546,32 @@ def field_sums(points, state, target, student, wells, counts, proxes):
 
 
 @kernel
+def prox_derivative(h, w, T, state, student, work, D):
+    """``D = dg/dw = V^-1 ((V^-1 + H)^-1 V^-1 - 1)``, H the Hessian of the loss at the prox h."""
+    L, r = h.shape
+    N = L * r
+    energy_derivatives(h, w, T, state, student, work)
+    for x in range(N):
+        for z in range(N):
+            work.gradient[z] = 0.0
+        for b in range(r):
+            work.gradient[(x // r) * r + b] = -state.precision[x // r, b, x % r]
+        # at a minimum the Hessian is positive: a shift is for rounding beside a cusp
+        if not newton_step(work, 0.0):
+            newton_step(work, 1e-9 * state.precision[0, 0, 0])
+        for z in range(N):
+            D[z, x] = 0.0
+            for b in range(r):
+                D[z, x] += state.precision[z // r, z % r, b] * work.step[(z // r) * r + b]
+        for b in range(r):
+            D[(x // r) * r + b, x] -= state.precision[x // r, b, x % r]
+
+
+@kernel
 def derivative_sums(points, state, target, student, proxes):
     """Means of ``D_{la,lb}`` (L, r, r) and ``D_{la,kc} D_{lb,kd}`` (L r r, L r r), D = dg/dw.
 
-    ``D = V^-1 ((V^-1 + H)^-1 V^-1 - 1)``, H the Hessian of the loss at the prox: what
-    differentiating sample by sample gives, without the jumps.
+    D of :func:`prox_derivative`: what differentiating sample by sample gives, without the jumps.
     """
     L, r = state.m.shape
     t = state.root_rho.shape[1]
@@ -565,21 +586,7 @@ def derivative_sums(points, state, target, student, proxes):
     for i in range(points.shape[0]):
         draw_fields(points[i], state, y, w)
         mixed_value(target, y, T)
-        energy_derivatives(proxes[i], w, T, state, student, work)
-        for x in range(N):
-            for z in range(N):
-                work.gradient[z] = 0.0
-            for b in range(r):
-                work.gradient[(x // r) * r + b] = -state.precision[x // r, b, x % r]
-            # at a minimum the Hessian is positive: a shift is for rounding beside a cusp
-            if not newton_step(work, 0.0):
-                newton_step(work, 1e-9 * state.precision[0, 0, 0])
-            for z in range(N):
-                D[z, x] = 0.0
-                for b in range(r):
-                    D[z, x] += state.precision[z // r, z % r, b] * work.step[(z // r) * r + b]
-            for b in range(r):
-                D[(x // r) * r + b, x] -= state.precision[x // r, b, x % r]
+        prox_derivative(proxes[i], w, T, state, student, work, D)
         for l in range(L):
             for a in range(r):
                 for b in range(r):

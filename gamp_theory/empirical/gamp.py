@@ -10,6 +10,9 @@ At large d its overlaps follow state evolution, iterate by iteration, as long as
 At a fixed point ``F Q = prox(w)``, so that ``lam Q = F^T g = -F^T grad loss(F Q)``: Q is a critical
 point of the risk in which the Gram matrices are ``sigma**2 I``, whatever V and R are; exactly one
 of a bias-free task, and one of the risk up to 1/sqrt(d).
+
+For a task of the general model V and R are matrices for each token; what is computed in an
+iteration is then in :mod:`gamp_theory.empirical.token_gamp`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,11 +29,15 @@ from tqdm import tqdm
 from gamp_theory.channel.sobol_kernels import LEAF
 from gamp_theory.empirical.gamp_kernels import sentence_proxes
 from gamp_theory.empirical.task import Task, checked_integer, checked_number
+from gamp_theory.empirical.token_gamp import TokenMessages
+from gamp_theory.empirical.token_task import TokenTask
 from gamp_theory.empirical.training import start_weights
 
 __all__ = ["ONSAGER", "GampResult", "GampStatus", "GampTrajectory", "message_passing"]
 
-Vector = NDArray[np.float64]
+Array = NDArray[np.float64]
+#: An overlap: a number, or for a general model an array with the token first.
+Overlap = TypeVar("Overlap", float, Array)
 
 ONSAGER = ("stein", "pointwise")
 #: Where the spread of w given y is below this part of sqrt(q) (at Q = Q* it is 0), Stein's form
@@ -61,59 +69,60 @@ _SENTENCES = {
 
 @dataclass(frozen=True, eq=False)
 class GampTrajectory:
-    """Overlaps of every iterate; arrays of one shape, entry 0 being the start.
+    """Overlaps of every iterate; the iterates come first, entry 0 being the start.
 
     Attributes
     ----------
-    q, m, theta, V : array
-        Overlaps of Q, signed, and the variance V that belongs to it.
-    step : array
+    q, m, theta, V : array, shape (iterates,)
+        Overlaps of Q, signed, and the variance V that belongs to it.  For a general model of shape
+        (iterates, L, r, r), (iterates, L, r), (iterates, L, r, t) and (iterates, L, r, r).
+    step : array, shape (iterates,)
         How far this iterate's undamped successors are: the larger of ``|Q' - Q|/|Q'|`` and
         ``|g' - g|/|g'|``; NaN at the last entry, which has none.
     response_pointwise, response_stein : array
-        The two forms of R that were found from this iterate; the second is NaN if it was not
-        asked for.  Their difference is what the jumps of the prox contribute.
+        The two forms of R that were found from this iterate, of the shape of V; the second is NaN
+        if it was not asked for.  Their difference is what the jumps of the prox contribute.
     """
 
-    q: Vector
-    m: Vector
-    theta: Vector
-    V: Vector
-    step: Vector
-    response_pointwise: Vector
-    response_stein: Vector
+    q: Array
+    m: Array
+    theta: Array
+    V: Array
+    step: Array
+    response_pointwise: Array
+    response_stein: Array
 
 
 @dataclass(frozen=True, eq=False)
-class GampResult:
+class GampResult(Generic[Overlap]):
     """Where message passing has arrived.
 
     Attributes
     ----------
-    Q : array, shape (d,)
+    Q : array, shape (d,), for a general model (d, r)
         The last weights.
-    fields : array, shape (n, 2)
+    fields : array, shape (n, 2), for a general model (n, L, r)
         The last proxes, which are the fields of the training sentences at a fixed point.
-    q, m, theta, V : float
-        The last overlaps.
+    q, m, theta, V : float, for a general model array
+        The last overlaps, of shapes (L, r, r), (L, r), (L, r, t) and (L, r, r).
     step : float
         The last step, undamped.
     iterations : int
         Iterations made.
     start : str
-        ``semantic``, ``positional``, ``random`` or ``array``.
+        The name of the start, or ``array``.
     status : GampStatus
         ``converged`` exactly if ``step <= tol``.
     trajectory : GampTrajectory
         All iterates, ``iterations + 1`` of them.
     """
 
-    Q: Vector
-    fields: Vector
-    q: float
-    m: float
-    theta: float
-    V: float
+    Q: Array
+    fields: Array
+    q: Overlap
+    m: Overlap
+    theta: Overlap
+    V: Overlap
     step: float
     iterations: int
     start: str
@@ -126,10 +135,40 @@ class GampResult:
         return self.status.sentence
 
 
+@overload
 def message_passing(
     task: Task,
+    start: str | ArrayLike = ...,
+    V: float | None = ...,
+    *,
+    damping: float = ...,
+    lagging: bool = ...,
+    onsager: str = ...,
+    tol: float = ...,
+    max_iterations: int = ...,
+    progress: bool = ...,
+) -> GampResult[float]: ...
+
+
+@overload
+def message_passing(
+    task: TokenTask,
+    start: str | ArrayLike = ...,
+    V: ArrayLike | None = ...,
+    *,
+    damping: float = ...,
+    lagging: bool = ...,
+    onsager: str = ...,
+    tol: float = ...,
+    max_iterations: int = ...,
+    progress: bool = ...,
+) -> GampResult[Array]: ...
+
+
+def message_passing(
+    task: Task | TokenTask,
     start: str | ArrayLike = "semantic",
-    V: float | None = None,
+    V: Any = None,
     *,
     damping: float = 0.0,
     lagging: bool = False,
@@ -142,13 +181,15 @@ def message_passing(
 
     Parameters
     ----------
-    task : Task
-        What to solve.
+    task : Task or TokenTask
+        What to solve; the latter is a task of the general model.
     start : {"semantic", "positional", "random"} or array, shape (d,)
-        Q at the start, as in :func:`gamp_theory.empirical.training.train`.
-    V : float, optional
+        Q at the start, as in :func:`gamp_theory.empirical.training.train`; for a general model as
+        in :func:`gamp_theory.empirical.token_task.train_tokens`, an array of shape (d, r).
+    V : float or array, optional
         V at the start, positive; unless given, ``sigma**2/(lam + .75 alpha sigma**4 (q + m**2))``:
-        the typical curvature of the loss.
+        the typical curvature of the loss.  For a general model a number or matrices, shape
+        (L, r, r); unless given, from the curvature of the loss at the start.
     damping : float
         Part of the old g, R and Q that is kept, in [0, 1).  State evolution describes the undamped
         iteration; damping only serves to reach fixed points.
@@ -189,20 +230,15 @@ def message_passing(
     if tol <= 0:
         raise ValueError(f"tol must be positive, got {tol!r}")
     max_iterations = checked_integer("max_iterations", max_iterations, at_least=1)
-    name, Q = start_weights(task, start)
-    rho = task.model.rho
-    if V is None:
-        q, m, _ = task.overlaps(Q)
-        V = rho / (task.lam + 0.75 * task.alpha * rho**2 * (q + m * m))
-    V = checked_number("V", V)
-    if V <= 0:
-        raise ValueError(f"V must be positive, got {V!r}")
+    messages: _Messages = (
+        TokenMessages(task, SMALLEST_SPREAD) if isinstance(task, TokenTask) else _PairMessages(task)
+    )
+    name, Q, V = messages.start(start, V)
 
-    t = _target_contrasts(task)
-    g = np.zeros_like(t)
+    g = np.zeros(messages.shape)
     own = g  # the part of F Q, over V, that each sentence has put there
-    h = np.zeros_like(t)
-    response: float | None = None
+    h = np.zeros(messages.shape)
+    response: Any = None
     step, status = math.nan, GampStatus.iteration_limit
     rows = []
     with (
@@ -210,31 +246,32 @@ def message_passing(
         tqdm(total=max_iterations, desc="gamp", disable=not progress, leave=False) as bar,
     ):
         for _ in range(max_iterations):
-            w = task.fields(Q) - V * own
-            h, new_g, slope, failures = sentence_proxes(w, t, V, rho / 2, LEAF)
-            pointwise = -rho / task.d * float(slope.sum())
-            stein = _stein_response(task, Q, w, t, V, new_g) if onsager == "stein" else math.nan
+            w = messages.cavity(Q, V, own)
+            h, new_g, pointwise, failures = messages.proxes(w, V, h)
+            stein = (
+                messages.stein(Q, w, V, h, new_g) if onsager == "stein" else pointwise * math.nan
+            )
             new_response = stein if onsager == "stein" else pointwise
             old_g, g = g, _mixed(damping, g, new_g)
             own = _mixed(damping, own, g) if lagging else g
             response = _mixed(damping, new_response if response is None else response, new_response)
-            weight = task.lam + response
-            new_Q = (task.transposed(g) + response * Q) / weight
+            new_Q, new_V, positive = messages.update(Q, g, response)
             old_Q, Q = Q, _mixed(damping, Q, new_Q)
             step = max(_change(old_Q, new_Q), _change(old_g, new_g))
-            rows.append((*task.overlaps(old_Q), V, step, pointwise, stein))
+            rows.append((*messages.overlaps(old_Q), V, step, pointwise, stein))
             bar.update()
-            V = rho / weight
-            if failures or not np.isfinite([step, V, *task.overlaps(Q)]).all():
+            V = new_V
+            last = (*messages.overlaps(Q), V, step)
+            if failures or not all(np.isfinite(value).all() for value in last):
                 status = GampStatus.non_finite
-            elif weight <= 0:
+            elif not positive:
                 status = GampStatus.left_domain
             elif step <= tol:
                 status = GampStatus.converged
             if status is not GampStatus.iteration_limit:
                 break
-        q, m, theta = task.overlaps(Q)
-    rows.append((q, m, theta, V, math.nan, math.nan, math.nan))
+        q, m, theta = messages.overlaps(Q)
+    rows.append((q, m, theta, V, math.nan, V * math.nan, V * math.nan))
     return GampResult(
         Q=Q,
         fields=h,
@@ -246,43 +283,107 @@ def message_passing(
         iterations=len(rows) - 1,
         start=name,
         status=status,
-        trajectory=GampTrajectory(*np.array(rows).T),
+        trajectory=GampTrajectory(*map(np.array, zip(*rows, strict=True))),
     )
 
 
-def _target_contrasts(task: Task) -> Vector:
-    """``t_1 = T_11 - T_12`` and ``t_2 = T_22 - T_21`` of every sentence, shape (n, 2)."""
-    T = task.model.target.matrix(task.teacher_fields[..., None])
-    return np.stack([T[:, 0, 0] - T[:, 0, 1], T[:, 1, 1] - T[:, 1, 0]], axis=-1)
+class _Messages(Protocol):
+    """What is computed in one iteration; V and R are numbers or arrays (L, r, r)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the fields: (n, 2) or (n, L, r)."""
+
+    def start(self, start: str | ArrayLike, V: Any) -> tuple[str, Array, Any]:
+        """Name of the start, Q and V."""
+
+    def overlaps(self, Q: Array) -> tuple[Any, Any, Any]:
+        """q, m and theta."""
+
+    def cavity(self, Q: Array, V: Any, g: Array) -> Array:
+        """``w = F Q - V g``: fields without what each sentence has put there."""
+
+    def proxes(self, w: Array, V: Any, h: Array) -> tuple[Array, Array, Any, int]:
+        """New h and g, the pointwise R, and how many proxes were not found; h are the last ones."""
+
+    def stein(self, Q: Array, w: Array, V: Any, h: Array, g: Array) -> Any:
+        """R by parts, from the h and g found at w."""
+
+    def update(self, Q: Array, g: Array, R: Any) -> tuple[Array, Any, bool]:
+        """New Q and V, and whether lam and the response are positive together."""
 
 
-def _stein_response(task: Task, Q: Vector, w: Vector, t: Vector, V: float, g: Vector) -> float:
-    """``-(sigma**2/d) sum dg_l/dw_l`` by parts, jumps included.
+class _PairMessages:
+    """Two tokens at rank one."""
 
-    The reflection ``2 mu - w`` has the law of w given y, and takes away the part of g that is even
-    around the mean, which is mere noise here.  What a jump of the prox between the two points
-    adds is in the difference; in a derivative at w it is not.
-    """
-    rho = task.model.rho
-    overlaps = task.overlaps(Q)
-    tilt = float(Q @ task.teacher) / float(task.teacher @ task.teacher)
-    mean = tilt * task.teacher_fields + overlaps.m * np.asarray(task.model.positions)
-    residual = Q - tilt * task.teacher
-    spread = math.sqrt(rho * float(residual @ residual) / task.d)
-    least = SMALLEST_SPREAD * math.sqrt(overlaps.q)
-    if spread > least:
-        other = sentence_proxes(2 * mean - w, t, V, rho / 2, LEAF)[1]
-        return -rho / task.d * float(np.sum((g - other) * (w - mean))) / (2 * spread**2)
-    # A direction for every sentence, the same in every run and iteration of the task.
-    direction = task.noise(w.shape)
-    up = sentence_proxes(w + least * direction, t, V, rho / 2, LEAF)[1]
-    down = sentence_proxes(w - least * direction, t, V, rho / 2, LEAF)[1]
-    return -rho / task.d * float(np.sum((up - down) * direction)) / (2 * least)
+    def __init__(self, task: Task) -> None:
+        self.task, self.rho = task, task.model.rho
+        T = task.model.target.matrix(task.teacher_fields[..., None])
+        #: ``t_1 = T_11 - T_12`` and ``t_2 = T_22 - T_21`` of every sentence, shape (n, 2).
+        self.contrasts = np.stack([T[:, 0, 0] - T[:, 0, 1], T[:, 1, 1] - T[:, 1, 0]], axis=-1)
+        self.shape = self.contrasts.shape
+
+    def start(self, start: str | ArrayLike, V: float | None) -> tuple[str, Array, float]:
+        """Name of the start, Q and V."""
+        task, rho = self.task, self.rho
+        name, Q = start_weights(task, start)
+        if V is None:
+            q, m, _ = task.overlaps(Q)
+            V = rho / (task.lam + 0.75 * task.alpha * rho**2 * (q + m * m))
+        V = checked_number("V", V)
+        if V <= 0:
+            raise ValueError(f"V must be positive, got {V!r}")
+        return name, Q, V
+
+    def overlaps(self, Q: Array) -> tuple[float, float, float]:
+        """q, m and theta."""
+        return self.task.overlaps(Q)
+
+    def cavity(self, Q: Array, V: float, g: Array) -> Array:
+        """``w = F Q - V g``, shape (n, 2)."""
+        return self.task.fields(Q) - V * g
+
+    def proxes(self, w: Array, V: float, h: Array) -> tuple[Array, Array, float, int]:
+        """New h and g, the pointwise R, and how many proxes were not found.
+
+        The search knows no last ones: it is global.
+        """
+        h, g, slope, failures = sentence_proxes(w, self.contrasts, V, self.rho / 2, LEAF)
+        return h, g, -self.rho / self.task.d * float(slope.sum()), failures
+
+    def stein(self, Q: Array, w: Array, V: float, h: Array, g: Array) -> float:
+        """``-(sigma**2/d) sum dg_l/dw_l`` by parts, jumps included.
+
+        The reflection ``2 mu - w`` has the law of w given y, and takes away the part of g that is
+        even around the mean, which is mere noise here.  What a jump of the prox between the two
+        points adds is in the difference; in a derivative at w it is not.
+        """
+        task, rho = self.task, self.rho
+        overlaps = task.overlaps(Q)
+        tilt = float(Q @ task.teacher) / float(task.teacher @ task.teacher)
+        mean = tilt * task.teacher_fields + overlaps.m * np.asarray(task.model.positions)
+        residual = Q - tilt * task.teacher
+        spread = math.sqrt(rho * float(residual @ residual) / task.d)
+        least = SMALLEST_SPREAD * math.sqrt(overlaps.q)
+        if spread > least:
+            other = self.proxes(2 * mean - w, V, h)[1]
+            return -rho / task.d * float(np.sum((g - other) * (w - mean))) / (2 * spread**2)
+        # A direction for every sentence, the same in every run and iteration of the task.
+        direction = task.noise(w.shape)
+        up = self.proxes(w + least * direction, V, h)[1]
+        down = self.proxes(w - least * direction, V, h)[1]
+        return -rho / task.d * float(np.sum((up - down) * direction)) / (2 * least)
+
+    def update(self, Q: Array, g: Array, R: float) -> tuple[Array, float, bool]:
+        """New Q and V, and whether ``lam + R`` is positive."""
+        weight = self.task.lam + R
+        new_Q = (self.task.transposed(g) + R * Q) / weight
+        return new_Q, self.rho / weight, not weight <= 0
 
 
 def _mixed(damping: float, old, new):  # noqa: ANN001, ANN202 (numbers or arrays)
     return damping * old + (1 - damping) * new
 
 
-def _change(old: Vector, new: Vector) -> float:
+def _change(old: Array, new: Array) -> float:
     return float(np.linalg.norm(new - old) / np.linalg.norm(new))

@@ -7,6 +7,7 @@ beside them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,16 +16,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 
-from gamp_theory.empirical.task import DEFAULT_MEMORY_LIMIT, checked_integer, checked_number
+from gamp_theory.empirical.measure import test_error_bias, train_loss_bias
+from gamp_theory.empirical.task import (
+    DEFAULT_MEMORY_LIMIT,
+    ErrorEstimate,
+    checked_integer,
+    checked_number,
+)
+from gamp_theory.empirical.training import TrainingStatus
 from gamp_theory.token_mechanisms import attention, pullback
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_starts import TOKEN_STARTS, start_coefficients
 
-__all__ = ["TokenStudent", "TokenTask", "draw_token_task", "train_tokens"]
+__all__ = ["TokenStudent", "TokenTask", "draw_token_task", "token_start_weights", "train_tokens"]
 
 Array = NDArray[np.float64]
 
-_LAW, _SENTENCES, _FRESH, _START = range(4)
+_LAW, _SENTENCES, _FRESH, _START, _NOISE = range(5)
 
 
 class TokenStudent(NamedTuple):
@@ -46,6 +54,13 @@ class TokenStudent(NamedTuple):
         ``max |dR/dQ|``.
     iterations : int
     start : str
+    status : TrainingStatus
+        ``converged`` exactly if `gradient_norm` is at most the tolerance.
+    train_loss_bias, test_error_bias : float
+        What the positions in the student's output add at finite d (docs/theory.md, section 7); 0 in
+        a bias-free task.
+    test_error_stderr : float
+        Over the fresh sentences.
     """
 
     Q: Array
@@ -57,6 +72,15 @@ class TokenStudent(NamedTuple):
     gradient_norm: float
     iterations: int
     start: str
+    status: TrainingStatus
+    train_loss_bias: float
+    test_error_bias: float
+    test_error_stderr: float
+
+    @property
+    def message(self) -> str:
+        """The sentence that belongs to `status`."""
+        return self.status.sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +122,40 @@ class TokenTask:
         """Embedding dimension."""
         return self.tokens.shape[2]
 
+    @property
+    def n(self) -> int:
+        """Number of training sentences."""
+        return self.tokens.shape[0]
+
+    @property
+    def alpha(self) -> float:
+        """The sample ratio that was drawn, ``n/d``."""
+        return self.n / self.d
+
+    @property
+    def teacher_fields(self) -> Array:
+        """``y = x Q*/sqrt(d)`` of the training sentences, shape (n, L, t)."""
+        return self.fields(self.teacher) - self.tau.T @ self.teacher / self.d
+
+    def fields(self, Q: Array) -> Array:
+        """``(x + p) Q/sqrt(d)`` of the training sentences, shape (n, L, r); Q is (d, r)."""
+        return (self._matrix @ Q).reshape(*self.tokens.shape[:2], -1)
+
+    def transposed(self, u: Array) -> Array:
+        """``F^T u``: from r numbers a token, shape (n, L, r), back to weights, (d, r)."""
+        return self._matrix.T @ u.reshape(self.n * self.model.tokens, -1)
+
+    def noise(self, shape: tuple[int, ...]) -> Array:
+        """N(0, 1) numbers from the task's own seed, the same at every call."""
+        return _stream(self.seed, _NOISE).standard_normal(shape)
+
     def risk_and_gradient(self, Q: Array) -> tuple[float, Array]:
         """Risk ``sum_mu |y - f_Q|^2/(2d) + lam |Q|^2/2`` and its gradient, (d, r)."""
-        n, L, d = self.tokens.shape
-        matrix = self.tokens.reshape(-1, d)
-        h = (matrix @ Q).reshape(n, L, self.model.rank)
+        h = self.fields(Q)
         S = attention(self.model.student, h)
         slope = S @ self.gram - self.cross
         misfit = self.target_square + float(np.sum(S * (slope - self.cross)))
-        fields = pullback(self.model.student, h, slope)
-        gradient = matrix.T @ fields.reshape(n * L, -1) + self.lam * Q
+        gradient = self.transposed(pullback(self.model.student, h, slope)) + self.lam * Q
         return 0.5 * (misfit + self.lam * float(np.sum(Q * Q))), gradient
 
     def overlaps(self, Q: Array) -> tuple[Array, Array, Array]:
@@ -123,29 +171,55 @@ class TokenTask:
         z = rng.standard_normal((self.d, self.model.rank))
         if name == "random":
             return z
-        alpha = len(self.tokens) / self.d
-        B, noise = start_coefficients(name, self.model, alpha)
+        B, noise = start_coefficients(name, self.model, self.alpha)
         u = np.concatenate([self.tau, self.teacher], axis=1)
         return u @ B.T + z @ np.linalg.cholesky(noise).T
 
+    def position_square(self, Q: Array) -> float:
+        """Mean over the training sentences of ``sum_i |sum_j S_ij p_j|**2`` at the fields of Q.
+
+        Zero in a bias-free task, whose risk holds no such term.
+        """
+        return 0.0 if self.bias_free else float(self._leaks(self.fields(Q)).mean())
+
     def test_error(self, Q: Array, samples: int = 20_000) -> float:
         """Test error per token over fresh sentences."""
+        return self.error_estimate(Q, samples).value
+
+    def error_estimate(self, Q: Array, samples: int = 20_000) -> ErrorEstimate:
+        """The same with its standard error over the sentences, and what its 1/d bias needs."""
         rng = _stream(self.seed, _FRESH)
         L, d = self.tokens.shape[1:]
         total, done = 0.0, 0
+        squares, leaks = np.empty(samples), np.zeros(samples)
         variance = self.gamma.mean(axis=0)
         while done < samples:
             count = min(samples - done, max(1, 2**22 // (8 * L * d)))
+            part = slice(done, done + count)
             x = _sentences(rng, count, self.gamma)
             T = attention(self.model.target, x @ self.teacher)
             z = x + self.tau.T / d
-            S = attention(self.model.student, z @ Q)
+            h = z @ Q
+            S = attention(self.model.student, h)
             if self.bias_free:
-                total += float(np.sum((T - S) ** 2 * variance))
+                gap = (T - S) ** 2 * variance
             else:
-                total += float(np.sum((T @ x - S @ z) ** 2))
+                gap = (T @ x - S @ z) ** 2
+                leaks[part] = self._leaks(h)
+            total += float(np.sum(gap))
+            squares[part] = gap.sum(axis=(1, 2)) / L
             done += count
-        return total / (samples * L)
+        stderr = float(squares.std(ddof=1) / math.sqrt(samples)) if samples > 1 else math.nan
+        return ErrorEstimate(total / (samples * L), stderr, float(leaks.mean()), samples)
+
+    def _leaks(self, h: Array) -> Array:
+        """``sum_i |sum_j S_ij p_j|**2`` at fields h, one number a sentence."""
+        S = attention(self.model.student, h)
+        return np.einsum("nij,nik,jk->n", S, S, self.tau.T @ self.tau / self.d, optimize=True)
+
+    @property
+    def _matrix(self) -> Array:
+        return self.tokens.reshape(-1, self.d)
 
 
 def draw_token_task(
@@ -230,16 +304,7 @@ def train_tokens(
         If the start is none of these.
     """
     d, r = task.d, task.model.rank
-    if isinstance(start, str):
-        if start not in (*TOKEN_STARTS, "random"):
-            raise ValueError(
-                f"start must be one of {', '.join(TOKEN_STARTS)}, random or an array, got {start!r}"
-            )
-        name, Q = start, task.start(start)
-    else:
-        name, Q = "array", np.asarray(start, dtype=float)
-        if Q.shape != (d, r) or not np.all(np.isfinite(Q)):
-            raise ValueError(f"start must be finite and of shape {(d, r)}, got {Q.shape}")
+    name, Q = token_start_weights(task, start)
 
     def function(weights: Array) -> tuple[float, Array]:
         risk, gradient = task.risk_and_gradient(weights.reshape(d, r))
@@ -261,17 +326,52 @@ def train_tokens(
     Q = end.x.reshape(d, r)
     risk, gradient = task.risk_and_gradient(Q)
     q, m, theta = task.overlaps(Q)
+    norm = float(np.max(abs(gradient)))
+    fresh = task.error_estimate(Q, test_samples)
+    if not (np.isfinite(risk) and np.isfinite(norm)):
+        status = TrainingStatus.non_finite
+    elif norm <= gradient_tol:
+        status = TrainingStatus.converged
+    elif end.status == 1:
+        status = TrainingStatus.iteration_limit
+    else:
+        status = TrainingStatus.line_search_failed
     return TokenStudent(
         Q=Q,
         q=q,
         m=m,
         theta=theta,
         train_loss=risk / d,
-        test_error=task.test_error(Q, test_samples),
-        gradient_norm=float(np.max(abs(gradient))),
+        test_error=fresh.value,
+        gradient_norm=norm,
         iterations=int(end.nit),
         start=name,
+        status=status,
+        train_loss_bias=train_loss_bias(task.position_square(Q), task.alpha, d),
+        test_error_bias=test_error_bias(fresh.position_square, d, task.model.tokens),
+        test_error_stderr=fresh.stderr,
     )
+
+
+def token_start_weights(task: TokenTask, start: str | ArrayLike) -> tuple[str, Array]:
+    """The name of a start and its weights, shape (d, r), a copy.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, or an array is not finite or not of shape (d, r).
+    """
+    if isinstance(start, str):
+        if start not in (*TOKEN_STARTS, "random"):
+            raise ValueError(
+                f"start must be one of {', '.join(TOKEN_STARTS)}, random or an array, got {start!r}"
+            )
+        return start, task.start(start)
+    shape = (task.d, task.model.rank)
+    Q = np.array(start, dtype=float)
+    if Q.shape != shape or not np.all(np.isfinite(Q)):
+        raise ValueError(f"start must be finite and of shape {shape}, got {Q.shape}")
+    return "array", Q
 
 
 def _sentences(rng: np.random.Generator, count: int, gamma: Array) -> Array:
