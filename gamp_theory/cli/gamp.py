@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gamp_theory.cli.answer import SUCCESS, UNSETTLED, Answer, BadInput
 from gamp_theory.cli.arguments import (
@@ -17,8 +17,20 @@ from gamp_theory.cli.arguments import (
     integer,
     number,
 )
+from gamp_theory.cli.general import (
+    add_general,
+    add_general_start,
+    build_general,
+    general_record,
+    overlap_norms,
+    refuse_general_start,
+)
 from gamp_theory.cli.text import number_cell, table
 from gamp_theory.records import model_record
+
+if TYPE_CHECKING:
+    from gamp_theory.empirical.gamp import GampResult
+    from gamp_theory.token_model import GeneralModel
 
 __all__ = ["EMPTY", "add_parser", "run"]
 
@@ -46,13 +58,8 @@ def add_parser(commands: Commands) -> None:
     )
     add_alpha(command)
     add_model(command)
-    command.add_argument(
-        "--start",
-        choices=("semantic", "positional", "random"),
-        default="semantic",
-        help="weights to start from: the teacher, the position vector, or random ones "
-        "(default: %(default)s)",
-    )
+    add_general(command, "that of message passing and state evolution,")
+    add_general_start(command)
     command.add_argument(
         "--iterations",
         type=integer,
@@ -91,6 +98,10 @@ def run(options: argparse.Namespace) -> Answer:
         raise BadInput(f"iterations must be at least 1, got {options.iterations}")
     if not 0 <= options.damping < 1:  # before the task is drawn
         raise BadInput(f"damping must be in [0, 1), got {options.damping}")
+    general = build_general(options)
+    if general is not None:
+        return _run_general(general, options)
+    refuse_general_start(options.start)
     model = build_model(options)
 
     from gamp_theory.empirical.gamp import message_passing
@@ -99,15 +110,7 @@ def run(options: argparse.Namespace) -> Answer:
     from gamp_theory.trajectory import trajectory
 
     task = draw_task(model, options.d, options.alpha, options.lam, (options.seed, 0))
-    result = message_passing(
-        task,
-        options.start,
-        damping=options.damping,
-        lagging=True,
-        onsager=options.onsager,
-        max_iterations=options.iterations,
-        progress=True,
-    )
+    result = message_passing(task, options.start, **_settings(options))
     found = result.trajectory
     iterates = [
         {
@@ -129,11 +132,73 @@ def run(options: argparse.Namespace) -> Answer:
             {"iteration": i, **{name: getattr(state, name) for name in OVERLAPS}, "step": math.nan}
             for i, state in enumerate(states)
         ]
+    return _answer(
+        options,
+        {"d": options.d, "n": task.n, "alpha": task.alpha, **model_record(model, options.lam)},
+        iterates,
+        theory,
+        result,
+    )
+
+
+def _run_general(model: GeneralModel, options: argparse.Namespace) -> Answer:
+    """The same for a general model: overlaps are nested lists with the token first."""
+    from gamp_theory.empirical.gamp import message_passing
+    from gamp_theory.empirical.token_task import draw_token_task
+    from gamp_theory.token_overlaps import TokenOverlaps
+    from gamp_theory.trajectory import trajectory
+
+    task = draw_token_task(model, options.d, options.alpha, options.lam, (options.seed, 0))
+    result = message_passing(task, options.start, **_settings(options))
+    found = result.trajectory
+    iterates = [
+        {
+            "iteration": i,
+            **{name: getattr(found, name)[i].tolist() for name in OVERLAPS},
+            "step": float(found.step[i]),
+        }
+        for i in range(len(found.q))
+    ]
+    theory: list[dict[str, Any]] = []
+    if options.damping == 0:
+        start = TokenOverlaps(found.q[0], found.m[0], found.V[0], found.theta[0])
+        states = trajectory(model, task.alpha, options.lam, start, result.iterations)
+        theory = [
+            {
+                "iteration": i,
+                **{name: getattr(state, name).tolist() for name in OVERLAPS},
+                "step": math.nan,
+            }
+            for i, state in enumerate(states)
+        ]
+    return _answer(
+        options,
+        {"d": options.d, "n": task.n, "alpha": task.alpha, **general_record(model, options.lam)},
+        iterates,
+        theory,
+        result,
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "damping": options.damping,
+        "lagging": True,
+        "onsager": options.onsager,
+        "max_iterations": options.iterations,
+        "progress": True,
+    }
+
+
+def _answer(
+    options: argparse.Namespace,
+    head: Mapping[str, Any],
+    iterates: list[dict[str, Any]],
+    theory: list[dict[str, Any]],
+    result: GampResult,
+) -> Answer:
     document = {
-        "d": options.d,
-        "n": task.n,
-        "alpha": task.alpha,
-        **model_record(model, options.lam),
+        **head,
         "start": options.start,
         "damping": options.damping,
         "onsager": options.onsager,
@@ -148,20 +213,34 @@ def run(options: argparse.Namespace) -> Answer:
 
 
 def _text(document: Mapping[str, Any]) -> str:
+    general = "tokens" in document
+    names = ("|m|", "|theta|", "tr q", "tr V") if general else OVERLAPS
     theory = {state["iteration"]: state for state in document["state_evolution"]}
-    rows = [["iteration", *(cell for name in OVERLAPS for cell in (name, "theory")), "step"]]
+    rows = [["iteration", *(cell for name in names for cell in (name, "theory")), "step"]]
     for iterate in document["trajectory"][:LAST_SHOWN]:
-        state = theory.get(iterate["iteration"], {})
         rows.append([str(iterate["iteration"])])
+        here, there = (
+            _numbers(state, general) for state in (iterate, theory.get(iterate["iteration"], {}))
+        )
         for name in OVERLAPS:
-            rows[-1].append(number_cell(iterate[name], 5))
-            rows[-1].append(number_cell(state.get(name, math.nan), 5))
+            rows[-1].append(number_cell(here.get(name), 5))
+            rows[-1].append(number_cell(there.get(name), 5))
         rows[-1].append(number_cell(iterate["step"], 2))
     left_out = len(document["trajectory"]) - LAST_SHOWN
     more = f"\n({left_out} more iterations in the document: --json)" if left_out > 0 else ""
+    if general:
+        more += "\nNorms, in the mean over tokens; the document has all entries."
+        model = f"L = {document['tokens']}, r = {document['rank']}, t = {document['teacher_rank']}"
+    else:
+        model = f"omega = {document['omega']:g}, sigma = {document['sigma']:g}"
     return (
         f"message passing from the {document['start']} start: d = {document['d']}, "
-        f"n = {document['n']}, alpha = {document['alpha']:g}, omega = {document['omega']:g}, "
-        f"sigma = {document['sigma']:g}, lam = {document['lam']:g}, damping = "
-        f"{document['damping']:g}\n\n{table(rows)}{more}\n\n{document['message']}"
+        f"n = {document['n']}, alpha = {document['alpha']:g}, {model}, lam = {document['lam']:g}, "
+        f"damping = {document['damping']:g}\n\n{table(rows)}{more}\n\n{document['message']}"
     )
+
+
+def _numbers(state: Mapping[str, Any], general: bool) -> dict[str, float]:
+    """The overlaps of an iterate, those of a general model as norms."""
+    overlaps = {name: state[name] for name in OVERLAPS if name in state}
+    return overlap_norms(overlaps) if general else overlaps

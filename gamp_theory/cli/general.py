@@ -1,10 +1,10 @@
-"""``solve`` for a general model: the options, the model they make, and the text."""
+"""General models on the command line: the options, the model they make, and text."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gamp_theory.cli.answer import BadInput
 from gamp_theory.cli.arguments import DEFAULT_TARGET, Parser, integer
@@ -13,15 +13,29 @@ if TYPE_CHECKING:
     from gamp_theory.token_model import GeneralModel
     from gamp_theory.token_result import GeneralFixedPoint
 
-__all__ = ["add_general", "build_general", "general_starts", "general_text"]
+__all__ = [
+    "add_general",
+    "add_general_start",
+    "build_general",
+    "general_record",
+    "general_starts",
+    "general_text",
+    "overlap_norms",
+    "refuse_general_start",
+]
+
+PAIR_STARTS = ("semantic", "positional", "random")
 
 
-def add_general(command: Parser) -> None:
-    """``--tokens --rank --teacher-rank --model``."""
+def add_general(
+    command: Parser,
+    about: str = "solved by randomised quasi-Monte Carlo, with standard errors,",
+) -> None:
+    """``--tokens --rank --teacher-rank --model``; `about` says what a general model is then."""
     group = command.add_argument_group(
         "general model",
-        "With any of these the model is solved by randomised quasi-Monte Carlo, with standard "
-        "errors, and overlaps are nested lists with the token first.",
+        f"With any of these the model is {about} and overlaps are nested lists with the token "
+        "first.",
     )
     group.add_argument("--tokens", type=integer, metavar="L", help="number of tokens (default: 2)")
     group.add_argument("--rank", type=integer, metavar="R", help="rank of the student (default: 1)")
@@ -33,6 +47,31 @@ def add_general(command: Parser) -> None:
         metavar="FILE.toml",
         help="mechanisms, covariances and positions from a file; see docs/howto/your_own_model.md",
     )
+
+
+def add_general_start(command: Parser) -> None:
+    """``--start`` of commands at finite dimension."""
+    command.add_argument(
+        "--start",
+        choices=(*PAIR_STARTS, "mixed", "uninformed"),
+        default="semantic",
+        help="weights to start from: the teacher, the position vector, or random ones; for a "
+        "general model near the branch of the name, where there are mixed and uninformed, too "
+        "(default: %(default)s)",
+    )
+
+
+def refuse_general_start(start: str) -> None:
+    """Refuse what is a start of a general model only.
+
+    Raises
+    ------
+    BadInput
+    """
+    if start not in PAIR_STARTS:
+        raise BadInput(
+            f"start must be one of {', '.join(PAIR_STARTS)} for the two-token model, got {start!r}"
+        )
 
 
 def build_general(options: argparse.Namespace) -> GeneralModel | None:
@@ -103,6 +142,33 @@ def general_starts(names: Sequence[str]) -> list[str]:
     from gamp_theory.token_starts import TOKEN_STARTS
 
     return list(TOKEN_STARTS if "all" in names else dict.fromkeys(names))
+
+
+def general_record(model: GeneralModel, lam: float) -> dict[str, Any]:
+    """What a document repeats of a general model and the ridge."""
+    return {
+        "lam": lam,
+        "tokens": model.tokens,
+        "rank": model.rank,
+        "teacher_rank": model.teacher_rank,
+    }
+
+
+def overlap_norms(overlaps: Mapping[str, Any]) -> dict[str, float]:
+    """One number for each overlap of a record, in any gauge.
+
+    The mean over tokens of the traces of q and V, and ``sqrt(sum |m_l|**2 / L)``, likewise theta.
+    """
+    import numpy as np
+
+    norms = {}
+    for name, value in overlaps.items():
+        array = np.asarray(value, dtype=float)
+        if name in ("q", "V"):
+            norms[name] = float(np.trace(array, axis1=1, axis2=2).mean())
+        else:
+            norms[name] = float(np.sqrt(np.sum(array**2) / len(array)))
+    return norms
 
 
 def general_text(points: Sequence[GeneralFixedPoint]) -> str:
