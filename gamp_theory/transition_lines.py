@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -136,9 +137,14 @@ def trace_transition(
     for name, value in (("to", to), ("back_to", back_to)):
         if value is None:
             continue
+        allowed = "in [0, 1]" if along == "omega" else "> 0 and finite"
+        if not isinstance(value, numbers.Real):
+            raise ValueError(
+                f"{name} must be one number {allowed} along {along}, got {value!r}; to and back_to "
+                "are the two ends"
+            )
         good = 0 <= value <= 1 if along == "omega" else value > 0
         if not (math.isfinite(value) and good):
-            allowed = "in [0, 1]" if along == "omega" else "> 0 and finite"
             raise ValueError(f"{name} must be {allowed} along {along}, got {value!r}")
         if value == here:
             raise ValueError(

@@ -205,6 +205,14 @@ def stand_in(status=TransitionStatus.CONVERGED):
         ("sigma", math.inf, {}, "to must be > 0 and finite along sigma"),
         ("omega", 0.3, {}, "to must differ from the omega of the transition"),
         ("omega", 0.4, {"back_to": -0.1}, "back_to must be in"),
+        (
+            "lam",
+            (0.01, 0.1),
+            {},
+            r"to must be one number > 0 and finite along lam, got \(0.01, 0.1",
+        ),
+        ("omega", (0.1, 0.4), {}, r"to must be one number in \[0, 1\] along omega, got \(0.1, 0.4"),
+        ("omega", 0.4, {"back_to": "0.1"}, "back_to must be one number .* the two ends"),
     ],
 )
 def test_bad_input(along, to, options, message):
