@@ -68,6 +68,7 @@ _COORDINATES = {
     "omega": "weight of the positional part of the target",
     "sigma": "standard deviation of the token entries",
     "lam": "ridge",
+    "tol": "relative accuracy asked for",
 }
 
 
@@ -117,6 +118,7 @@ def grid_dataset(
     A: Sequence[Sequence[float]] | NDArray[np.float64],
     tol: float,
     computed_with: str,
+    listed: bool = False,
 ) -> xarray.Dataset:
     """Numbers and flags of all points as a labelled dataset.
 
@@ -124,22 +126,28 @@ def grid_dataset(
     ----------
     kind : {"sweep", "curve"}
     coordinates : mapping of str to float or sequence of float
-        Of alpha, omega, sigma, lam, those that vary as sequences, in the order of the axes.
+        Of alpha, omega, sigma, lam, those that vary as sequences, in the order of the axes.  In a
+        list of points all of them are sequences, and tol may be one.
     branches : sequence of str
     columns : mapping of str to array, shape (..., branches)
-        What :func:`point_columns` gives for each point, an axis for each coordinate that varies.
+        What :func:`point_columns` gives for each point, an axis for each coordinate that varies;
+        of a list, of shape (points, branches).
     A : nested sequence of float
         Positional attention of the target.
     tol : float
     computed_with : str
         Versions (:func:`gamp_theory.records.versions`).
+    listed : bool
+        Whether it is a list of points, along a dimension of that name, and not a grid.
     """
     import xarray
 
-    dims = (*(name for name, x in coordinates.items() if isinstance(x, Sequence)), "branch")
+    varying = [name for name, x in coordinates.items() if isinstance(x, Sequence)]
+    dims = ("point", "branch") if listed else (*varying, "branch")
     dataset = xarray.Dataset(
         attrs={
-            "title": "Fixed points of a solvable attention model on a grid of parameters",
+            "title": "Fixed points of a solvable attention model "
+            + ("at a list of parameters" if listed else "on a grid of parameters"),
             "Conventions": "CF-1.11",
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
@@ -151,7 +159,8 @@ def grid_dataset(
     )
     for name, value in coordinates.items():
         attrs = {"long_name": _COORDINATES[name], "units": "1"}
-        dataset.coords[name] = ((name,) if name in dims else (), np.array(value, float), attrs)
+        along = ("point" if listed else name,) if name in varying else ()
+        dataset.coords[name] = (along, np.array(value, float), attrs)
     dataset.coords["branch"] = ("branch", list(branches), {"long_name": "branch of fixed points"})
     for name, about in _NUMBERS.items():
         values = np.array(columns[name], float)

@@ -1,4 +1,4 @@
-"""Many fixed points: a grid of parameters, any executor, one labelled result.
+"""Many fixed points: a grid or list of parameters, any executor, one labelled result.
 
 The unit of work is a line: one branch at all values of alpha, with warm starts.  Lines that are
 finished are kept in a folder, from which a sweep goes on after whatever has ended it.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -32,6 +32,9 @@ __all__ = ["SweepError", "merge", "sweep"]
 
 #: These are axes of the result even with one value; sigma and lam where they are given as lists.
 ALWAYS = ("alpha", "omega")
+PARAMETERS = ("alpha", "omega", "sigma", "lam", "tol")
+
+Points: TypeAlias = Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]]
 
 
 class SweepError(RuntimeError):
@@ -41,10 +44,11 @@ class SweepError(RuntimeError):
 def sweep(
     model: AttentionModel,
     *,
-    alpha: float | Sequence[float],
+    alpha: float | Sequence[float] | None = None,
     omega: float | Sequence[float] | None = None,
     sigma: float | Sequence[float] | None = None,
     lam: float | Sequence[float] = 0.01,
+    points: Points | None = None,
     branches: str | Sequence[str] = ("semantic", "positional"),
     tol: float = PAIR_TOL,
     out: str | Path | None = None,
@@ -53,7 +57,7 @@ def sweep(
     executor: int | Executor | Any = 1,
     progress: Callable[[int, int], object] | None = None,
 ) -> xarray.Dataset:
-    """Branches of fixed points on a grid of parameters.
+    """Branches of fixed points on a grid of parameters, or at a list of them.
 
     Parameters
     ----------
@@ -61,6 +65,10 @@ def sweep(
         Its omega and sigma are replaced where they are given.
     alpha, omega, sigma, lam : float or sequence of float
         The grid is their product.
+    points : sequence of mappings, or mapping of sequences
+        A list instead of a grid: for each point, or as columns, any of alpha, omega, sigma, lam and
+        tol.  What is not in it is the same at all points, the argument of its name, a number.
+        Points that differ in alpha only are one line, followed as in a grid.
     branches : str or sequence of str
         Named starts; a branch is followed along alpha from wherever its start leads to it
         (:func:`gamp_theory.sweep_lines.solve_line`).
@@ -83,11 +91,11 @@ def sweep(
     Returns
     -------
     xarray.Dataset
-        Dimensions alpha, omega, sigma and lam if they were given as sequences, and branch.  Each
-        point has a `status` (its attribute ``flag_meanings``): numbers are NaN where a branch does
-        not exist or was not found (``does_not_exist``, ``left_branch`` with the other branch in
-        `reached`), where a solve failed, and where the line belongs to another part
-        (``not_computed``).
+        Dimensions alpha, omega, sigma and lam if they were given as sequences, and branch; of a
+        list, point, along which the parameters are coordinates, and branch.  Each point has a
+        `status` (its attribute ``flag_meanings``): numbers are NaN where a branch does not exist or
+        was not found (``does_not_exist``, ``left_branch`` with the other branch in `reached`),
+        where a solve failed, and where the line belongs to another part (``not_computed``).
 
     Raises
     ------
@@ -105,7 +113,7 @@ def sweep(
         "sigma": model.sigma if sigma is None else sigma,
         "lam": lam,
     }
-    plan = _plan(model, given, branches, tol)
+    plan = _plan(model, given, branches, tol, points)
     i, n = shard
     if not 1 <= i <= n:
         raise ValueError(f"shard must be (i, n) with 1 <= i <= n, got {shard!r}")
@@ -169,24 +177,34 @@ def merge(folder: str | Path) -> xarray.Dataset:
 
 def _plan(
     model: AttentionModel,
-    given: Mapping[str, float | Sequence[float]],
+    given: Mapping[str, Any],
     branches: str | Sequence[str],
     tol: float,
+    points: Points | None,
 ) -> Plan:
     """What to compute, checked."""
-    values = {name: _values(name, value) for name, value in given.items()}
     names = (branches,) if isinstance(branches, str) else tuple(branches)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"branches must be one or more that differ, got {branches!r}")
     for name in names:
         if name not in STARTS:
             raise ValueError(f"branches must be among {', '.join(STARTS)}, got {name!r}")
-    for omega in values["omega"]:
-        for sigma in values["sigma"]:
-            model.with_parameters(omega, sigma)
-    for alpha in values["alpha"]:
-        for lam in values["lam"]:
-            check_arguments(model, alpha, lam, names[0], tol)
+    if points is None:
+        if given["alpha"] is None:
+            raise ValueError("alpha must be given, as an argument or in points")
+        values = {name: _values(name, value) for name, value in given.items()}
+        axes = tuple(name for name in given if name in ALWAYS or np.ndim(given[name]) == 1)
+        for omega in values["omega"]:
+            for sigma in values["sigma"]:
+                model.with_parameters(omega, sigma)
+        for alpha in values["alpha"]:
+            for lam in values["lam"]:
+                check_arguments(model, alpha, lam, names[0], tol)
+    else:
+        values = _columns(points, {**given, "tol": tol})
+        axes = ("point",)
+        for alpha, omega, sigma, lam, accuracy in zip(*values.values(), strict=True):
+            check_arguments(model.with_parameters(omega, sigma), alpha, lam, names[0], accuracy)
     return Plan(
         A=tuple(map(tuple, model.target.A)),
         alpha=values["alpha"],
@@ -194,11 +212,46 @@ def _plan(
         sigma=values["sigma"],
         lam=values["lam"],
         branch=names,
-        axes=tuple(name for name in given if name in ALWAYS or np.ndim(given[name]) == 1),
-        tol=float(tol),
+        axes=axes,
+        tol=float(tol) if points is None else values["tol"],
         versions=versions(),
         source=source_hash(),
     )
+
+
+def _columns(points: Points, given: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """The parameters of each point of a list, one column for each of `PARAMETERS`."""
+    if isinstance(points, Mapping):
+        columns = {str(name): list(np.atleast_1d(column)) for name, column in points.items()}
+        if len(set(map(len, columns.values()))) > 1:
+            sizes = {name: len(column) for name, column in columns.items()}
+            raise ValueError(f"points must have columns of one length, got {sizes}")
+        points = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+    for name, value in given.items():
+        if np.ndim(value):
+            raise ValueError(f"{name} must be one number beside points, got {value!r}")
+    rows: dict[tuple[float, ...], None] = {}
+    for k, point in enumerate(points if isinstance(points, Iterable) else [points]):
+        if not isinstance(point, Mapping) or not point.keys() <= set(PARAMETERS):
+            raise ValueError(
+                f"points must be mappings with keys among {', '.join(PARAMETERS)}, got {point!r}"
+            )
+        whole = {**given, **point}
+        try:
+            row = tuple(float(whole[name]) for name in PARAMETERS)
+        except (TypeError, ValueError):
+            missing = "" if whole["alpha"] is not None else ", and alpha for each of them"
+            raise ValueError(
+                f"points must hold numbers{missing}, got {dict(point)!r} as number {k}"
+            ) from None
+        if row in rows:
+            raise ValueError(f"points must differ, got {dict(point)!r} twice")
+        rows[row] = None
+    if not rows:
+        raise ValueError(f"points must hold at least one point, got {points!r}")
+    return dict(zip(PARAMETERS, zip(*rows, strict=True), strict=True))
 
 
 def _values(name: str, value: Any) -> tuple[float, ...]:
@@ -255,7 +308,7 @@ def _run(
         try:
             for number in numbers:
                 line = plan.lines[number]
-                work = (plan.model(line), plan.alpha, line.lam, line.branch, plan.tol)
+                work = (plan.model(line), plan.alphas(line), line.lam, line.branch, line.tol)
                 futures[submit(solve_line, *work)] = number
             # a line is struck off when it is kept, not before: Ctrl-C may come in between
             for future in as_completed(list(futures)):
@@ -319,10 +372,36 @@ def _pool(executor: Any) -> Iterator[Callable[..., Future[LineResult]]]:
 
 def _dataset(plan: Plan, results: Mapping[int, LineResult]) -> xarray.Dataset:
     """All points of a plan, those of lines that are not there as ``not_computed``."""
-    coordinates = {
-        name: list(getattr(plan, name)) if name in plan.axes else getattr(plan, name)[0]
-        for name in ("alpha", "omega", "sigma", "lam")
-    }
+    listed = plan.listed
+    coordinates: dict[str, float | list[float]] = {}
+    for name in PARAMETERS[:4]:
+        values = getattr(plan, name)
+        coordinates[name] = list(values) if listed or name in plan.axes else values[0]
+    tol = plan.tol
+    if isinstance(tol, tuple):
+        if len(set(tol)) > 1:
+            coordinates["tol"] = list(tol)
+        tol = max(tol)
+    dataset = grid_dataset(
+        "sweep",
+        coordinates,
+        plan.branch,
+        _listed_columns(plan, results) if listed else _grid_columns(plan, results),
+        A=plan.A,
+        tol=tol,
+        computed_with=plan.versions,
+        listed=listed,
+    )
+    failures = [failure for number in sorted(results) for failure in results[number].failures]
+    return dataset.assign_attrs(
+        source=plan.source,
+        complete=int(len(results) == len(plan.lines)),
+        failures="\n".join(failures),
+    )
+
+
+def _grid_columns(plan: Plan, results: Mapping[int, LineResult]) -> dict[str, Any]:
+    """Columns of shape (alpha, other axes, branch)."""
     shape = [len(getattr(plan, name)) for name in ("omega", "sigma", "lam", "branch", "alpha")]
     kept = [k for k, name in enumerate(("omega", "sigma", "lam")) if name in plan.axes]
     columns = {}
@@ -336,18 +415,17 @@ def _dataset(plan: Plan, results: Mapping[int, LineResult]) -> xarray.Dataset:
         columns[name] = np.moveaxis(values, -1, 0).reshape(
             [shape[-1], *(shape[k] for k in kept), shape[3]]
         )
-    dataset = grid_dataset(
-        "sweep",
-        coordinates,
-        plan.branch,
-        columns,
-        A=plan.A,
-        tol=plan.tol,
-        computed_with=plan.versions,
-    )
-    failures = [failure for number in sorted(results) for failure in results[number].failures]
-    return dataset.assign_attrs(
-        source=plan.source,
-        complete=int(len(results) == len(plan.lines)),
-        failures="\n".join(failures),
-    )
+    return columns
+
+
+def _listed_columns(plan: Plan, results: Mapping[int, LineResult]) -> dict[str, Any]:
+    """Columns of shape (points, branches)."""
+    shape = (len(plan.alpha), len(plan.branch))
+    columns = {}
+    for name, missing in no_point("not_computed").items():
+        table = np.full(shape, missing, float if name not in FLAGS else np.int8)
+        for number, result in results.items():
+            line = plan.lines[number]
+            table[plan.members[line[:-1]], plan.branch.index(line.branch)] = result.columns[name]
+        columns[name] = table
+    return columns

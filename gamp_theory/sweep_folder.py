@@ -25,8 +25,8 @@ from gamp_theory.sweep_lines import LineResult
 __all__ = ["Damaged", "Folder", "Line", "Plan", "source_hash"]
 
 PLAN = "sweep.json"
-#: Of the files in the folder; goes up when their meaning changes.
-FORMAT = 1
+#: Of the files in the folder, of a grid and of a list; goes up when their meaning changes.
+GRID_FORMAT, LIST_FORMAT = 1, 2
 
 
 class Damaged(ValueError):
@@ -39,6 +39,7 @@ class Line(NamedTuple):
     omega: float
     sigma: float
     lam: float
+    tol: float
     branch: str
 
 
@@ -51,10 +52,13 @@ class Plan:
     A : tuple of tuple of float
         Positional attention of the target.
     alpha, omega, sigma, lam : tuple of float
+        The values whose product is the grid; of a list of points one value for each point.
     branch : tuple of str
     axes : tuple of str
-        Which of alpha, omega, sigma and lam are axes of the result; the others have one value.
-    tol : float
+        Which of alpha, omega, sigma and lam are axes of the result; the others have one value.  Of
+        a list of points ``("point",)``.
+    tol : float, or tuple of float
+        The latter of a list of points.
     versions, source : str
         Of the package and what it stands on; hash of the source of the package.
     """
@@ -66,19 +70,47 @@ class Plan:
     lam: tuple[float, ...]
     branch: tuple[str, ...]
     axes: tuple[str, ...]
-    tol: float
+    tol: float | tuple[float, ...]
     versions: str
     source: str
 
+    @property
+    def listed(self) -> bool:
+        """Whether it is a list of points, not a grid."""
+        return self.axes == ("point",)
+
+    @property
+    def format(self) -> int:
+        """Of the files."""
+        return LIST_FORMAT if self.listed else GRID_FORMAT
+
     @cached_property
     def lines(self) -> tuple[Line, ...]:
-        """All lines, the branch varying fastest."""
-        return tuple(map(Line._make, product(self.omega, self.sigma, self.lam, self.branch)))
+        """All lines, the branch varying fastest; in a list, in the order of their first points."""
+        if self.listed:
+            return tuple(Line(*place, name) for place in self.members for name in self.branch)
+        places = product(self.omega, self.sigma, self.lam, (self.tol,), self.branch)
+        return tuple(map(Line._make, places))
+
+    @cached_property
+    def members(self) -> dict[tuple[float, float, float, float], list[int]]:
+        """The points of a list that differ in alpha only, by (omega, sigma, lam, tol)."""
+        assert isinstance(self.tol, tuple)
+        found: dict[tuple[float, float, float, float], list[int]] = {}
+        for k, place in enumerate(zip(self.omega, self.sigma, self.lam, self.tol, strict=True)):
+            found.setdefault(place, []).append(k)
+        return found
+
+    def alphas(self, line: Line) -> tuple[float, ...]:
+        """The values of alpha on a line."""
+        if not self.listed:
+            return self.alpha
+        return tuple(self.alpha[k] for k in self.members[line[:-1]])
 
     @cached_property
     def key(self) -> str:
         """Hash of all of it."""
-        return _digest([FORMAT, asdict(self)])[:16]
+        return _digest([self.format, asdict(self)])[:16]
 
     def model(self, line: Line) -> AttentionModel:
         """The model of a line."""
@@ -111,7 +143,7 @@ class Folder:
             with tempfile.TemporaryFile(dir=path):  # permissions do not tell of a full disk
                 pass
             if not (path / PLAN).exists():
-                document = {"format": FORMAT, "key": plan.key, "plan": asdict(plan)}
+                document = {"format": plan.format, "key": plan.key, "plan": asdict(plan)}
                 with replacing(path / PLAN) as temporary:
                     temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
@@ -148,9 +180,10 @@ class Folder:
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{str(file)!r} is damaged: {error}") from error
-        if form != FORMAT:
+        if form not in (GRID_FORMAT, LIST_FORMAT):
             raise ValueError(
-                f"{str(file)!r} has format {form!r}; this version of gamp_theory reads {FORMAT}"
+                f"{str(file)!r} has format {form!r}; this version of gamp_theory reads "
+                f"{GRID_FORMAT} and {LIST_FORMAT}"
             )
         try:
             plan = Plan(**{field.name: _frozen(entries[field.name]) for field in fields(Plan)})

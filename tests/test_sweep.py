@@ -19,7 +19,7 @@ from command import run, run_json
 
 from gamp_theory import AttentionModel, GeneralModel, sweep_folder, sweep_lines
 from gamp_theory.grids import FLAGS
-from gamp_theory.netcdf import save
+from gamp_theory.netcdf import load, save
 from gamp_theory.result import Status
 from gamp_theory.state_evolution import solve
 from gamp_theory.sweep import SweepError, merge, sweep
@@ -39,6 +39,15 @@ COMMAND = (
     *("sweep", "--alpha", "2:1:2", "--omega", "0.3", "--lam", "0.1:0.05:2"),
     *("--branch", "semantic", "positional", "zero", "--tol", "1e-3"),
 )
+#: The points of GRID as a list, out of order, and one that the grid has not.
+POINTS = [
+    {"alpha": 1.0, "lam": 0.05},
+    {"alpha": 2.0, "lam": 0.1},
+    {"alpha": 2.0, "lam": 0.05},
+    {"alpha": 1.0, "lam": 0.1},
+    {"alpha": 1.5, "lam": 0.1, "omega": 0.1, "sigma": 0.55, "tol": 1e-4},
+]
+LIST = {"points": POINTS, "branches": GRID["branches"], "tol": GRID["tol"]}
 SMALL = {"alpha": [1.0, 2.0], "omega": [0.1, 0.3], "branches": ("zero",)}  # milliseconds
 
 
@@ -156,6 +165,142 @@ def test_axes_are_what_was_given_as_lists():
     assert dataset["q"].dims == ("alpha", "omega", "sigma", "branch")
     assert float(dataset["omega"][0]) == MODEL.omega
     assert float(dataset["lam"]) == 0.1
+
+
+# ----------------------------------------------------------------------------- lists of points
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """The sweep of LIST, in this thread's order."""
+    return sweep(MODEL, **LIST)
+
+
+def test_a_list_of_points_has_the_numbers_of_the_grid(reference, listed):
+    assert listed["q"].dims == ("point", "branch")
+    assert listed.sizes == {"point": 5, "branch": 3}
+    for name, default in (("alpha", None), ("omega", 0.3), ("sigma", 0.5), ("lam", None)):
+        assert listed[name].dims == ("point",)
+        assert listed[name].values.tolist() == [point.get(name, default) for point in POINTS]
+    assert listed["tol"].values.tolist() == [1e-3] * 4 + [1e-4]
+    assert listed.attrs["tol"] == 1e-3
+    for k, point in enumerate(POINTS[:4]):
+        there = reference.sel(alpha=point["alpha"], lam=point["lam"]).squeeze("omega")
+        for name in reference.data_vars:
+            assert listed[name][k].values.tobytes() == there[name].values.tobytes(), name
+    alone = sweep_lines.solve_line(
+        AttentionModel.mixture(0.1, 0.55), [1.5], 0.1, "positional", 1e-4
+    )
+    for name, values in alone.columns.items():
+        np.testing.assert_array_equal(listed[name].sel(branch="positional")[4], values[0])
+    assert status(listed[{"point": 4}], branch="positional") == ["converged"]
+
+
+def test_points_as_columns_are_the_same(listed):
+    columns = {
+        "lam": [0.05, 0.1, 0.05, 0.1, 0.1],
+        "alpha": np.array([1.0, 2.0, 2.0, 1.0, 1.5]),
+        "omega": (0.3, 0.3, 0.3, 0.3, 0.1),
+        "sigma": [0.5, 0.5, 0.5, 0.5, 0.55],
+        "tol": [1e-3, 1e-3, 1e-3, 1e-3, 1e-4],
+    }
+    zero = {"branches": "zero"}
+    found = sweep(MODEL, points=columns, **zero)
+    rows = listed[list(columns)].to_dataframe().to_dict("records")
+    assert_same(found, sweep(MODEL, points=rows, **zero))
+    assert_same(found, sweep(MODEL, points=POINTS, **zero, tol=1e-3))
+
+
+def test_a_list_does_not_depend_on_what_runs_it(listed):
+    assert_same(sweep(MODEL, **LIST, executor=2), listed)
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert_same(sweep(MODEL, **LIST, executor=pool), listed)
+
+
+def test_a_list_is_resumed_and_its_parts_make_the_whole(listed, monkeypatch, tmp_path):
+    part = sweep(MODEL, **LIST, out=tmp_path, shard=(2, 2))
+    assert status(part).count("not_computed") == 8  # of three lines with two, two and one points
+    files = files_of(tmp_path)
+    assert len(files) == 4
+    content = [file.read_bytes() for file in files]
+    damage(files[0], "cut")
+    with pytest.warns(UserWarning, match="is damaged .* computed again"):
+        assert_same(sweep(MODEL, **LIST, out=tmp_path, resume=True), listed)
+    assert [file.read_bytes() for file in files] == content
+    assert_same(merge(tmp_path), listed)
+
+    def fails(*arguments, **options):
+        raise AssertionError("a line was computed again")
+
+    monkeypatch.setattr("gamp_theory.sweep.solve_line", fails)
+    assert_same(sweep(MODEL, **LIST, out=tmp_path, resume=True), listed)
+    other = LIST | {"points": POINTS[:4]}
+    with pytest.raises(ValueError, match="holds another: alpha is"):
+        sweep(MODEL, **other, out=tmp_path, resume=True)
+
+
+def test_a_list_in_a_file(listed, tmp_path):
+    save(listed, tmp_path / "list.nc")
+    assert_same(load(tmp_path / "list.nc"), listed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": []}, r"points must hold at least one point, got \[\]"),
+        ({"points": [1.0]}, "points must be mappings with keys among alpha, omega, .* got 1.0"),
+        ({"points": 1.0}, "points must be mappings"),
+        ({"points": "points"}, "points must be mappings"),
+        ({"points": [{"alpha": 1.0, "beta": 1.0}]}, "points must be mappings .* 'beta'"),
+        ({"points": [{"lam": 1.0}]}, "points must hold numbers, and alpha for each of them"),
+        ({"points": [{"alpha": "one"}]}, "points must hold numbers, got .* as number 0"),
+        ({"points": [{"alpha": [1.0]}]}, "points must hold numbers"),
+        ({"points": [{"alpha": 1.0}] * 2}, "points must differ, got {'alpha': 1.0} twice"),
+        ({"points": {"alpha": [1.0, 2.0], "lam": [0.1]}}, "points must have columns of one length"),
+        ({"points": [{"alpha": -1.0}]}, "alpha must be > 0 and finite, got -1.0"),
+        ({"points": [{"alpha": 1.0, "omega": 2.0}]}, r"omega must lie in \[0, 1\], got 2.0"),
+        ({"points": [{"alpha": 1.0, "tol": 1.0}]}, "tol must be in"),
+        ({"lam": [0.1, 0.2]}, r"lam must be one number beside points, got \[0.1, 0.2\]"),
+        ({"points": None}, "alpha must be given, as an argument or in points"),
+    ],
+)
+def test_bad_points_are_refused_before_any_work(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(MODEL, **{"points": [{"alpha": 1.0}], "out": tmp_path / "new", **changes})
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_list_from_the_shell(capsys, tmp_path):
+    table = tmp_path / "points.csv"
+    table.write_text("alpha, lam\n1, 0.1\n2, 0.1\n1, 0.2\n")
+    arguments = ("sweep", "--points", table, "--branch", "zero", "--out", tmp_path / "sweep")
+    code, document = run_json(capsys, *arguments)
+    assert (code, document["lines"], document["finished"]) == (0, 2, 2)
+    assert document["counts"] == {"zero": {"converged": 3}}
+    rows = [{"alpha": 1.0, "lam": 0.1}, {"alpha": 2.0, "lam": 0.1}, {"alpha": 1.0, "lam": 0.2}]
+    assert_same(merge(tmp_path / "sweep"), sweep(MODEL, points=rows, branches="zero"))
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        ("alpha,lam\n1\n", "row 1: expected 2 numbers"),
+        ("alpha,lam\n1,2,3\n", "row 1: expected 2 numbers"),
+        ("alpha\none\n", "row 1: expected a number such as 0.25, got 'one'"),
+        ("alpha,alpha\n1,2\n", "names of columns must differ"),
+        ("alpha,beta\n1,2\n", "points must be mappings with keys among"),
+        ("alpha\n", "points must hold at least one point"),
+        (None, "can not be read"),
+    ],
+)
+def test_bad_tables_are_refused(capsys, tmp_path, content, fragment):
+    table = tmp_path / "points.csv"
+    if content is not None:
+        table.write_text(content)
+    code, _, err = run(capsys, "sweep", "--points", table, "--out", tmp_path / "new")
+    assert code == 2
+    assert fragment in err
+    assert not (tmp_path / "new").exists()
 
 
 # ------------------------------------------------------------------------------- what runs them
@@ -393,8 +538,8 @@ def test_a_plan_that_was_changed_by_hand_or_comes_from_the_future(tmp_path):
     plan.write_text(content.replace("1e-06", "1e-05"))
     with pytest.raises(ValueError, match="its checksum is wrong"):
         merge(tmp_path)
-    plan.write_text(content.replace('"format": 1', '"format": 2'))
-    with pytest.raises(ValueError, match="has format 2; this version of gamp_theory reads 1"):
+    plan.write_text(content.replace('"format": 1', '"format": 3'))
+    with pytest.raises(ValueError, match="has format 3; this version of gamp_theory reads 1 and 2"):
         merge(tmp_path)
 
 
@@ -515,6 +660,7 @@ def test_an_unsettled_point_is_no_success(capsys, monkeypatch, tmp_path):
     "arguments",
     [
         ("sweep", "--alpha", "1:2:2"),
+        ("sweep", "--out", "new"),
         ("sweep", "--alpha", "1:2:2", "--out", "new", "--shard", "2"),
         ("sweep", "--alpha", "1:2:2", "--out", "new", "--shard", "3/2"),
         ("sweep", "--alpha", "1:2:2", "--out", "new", "--jobs", "0"),

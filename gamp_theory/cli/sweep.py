@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 import re
 import sys
@@ -11,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gamp_theory.cli.answer import INTERRUPTED, SUCCESS, UNSETTLED, Answer
+from gamp_theory.cli.answer import INTERRUPTED, SUCCESS, UNSETTLED, Answer, BadInput
 from gamp_theory.cli.arguments import (
     Commands,
     Range,
@@ -21,6 +22,7 @@ from gamp_theory.cli.arguments import (
     add_tol,
     build_model,
     integer,
+    number,
     number_or_range,
     starts,
 )
@@ -58,9 +60,14 @@ def add_parser(commands: Commands) -> None:
     command.add_argument(
         "--alpha",
         type=number_or_range,
-        required=True,
         metavar="LO:HI:N",
-        help="sample ratio n/d, positive",
+        help="sample ratio n/d, positive; required unless --points has it",
+    )
+    command.add_argument(
+        "--points",
+        metavar="FILE.csv",
+        help="a list instead of a grid: a table with a row of names, any of alpha, omega, sigma, "
+        "lam and tol, and a row for each point; what is not in it is the same at all points",
     )
     add_model(command, grid=True)
     add_branch(command, default=("semantic", "positional"))
@@ -91,20 +98,55 @@ def shard(text: str) -> tuple[int, int]:
     return int(parts[1]), int(parts[2])
 
 
+def read_points(name: str) -> list[dict[str, float]]:
+    """The rows of a table of points.
+
+    Raises
+    ------
+    BadInput
+        If it can not be read, or is not a table of numbers.
+    """
+    try:
+        with open(name, encoding="utf-8", newline="") as file:
+            table_of = csv.DictReader(file, skipinitialspace=True, strict=True)
+            rows, names = list(table_of), list(table_of.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"--points {name!r} can not be read: {error}") from None
+    if len(set(names)) < len(names):
+        raise BadInput(f"--points {name!r}: the names of columns must differ, got {names}")
+    points = []
+    for k, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise BadInput(f"--points {name!r}, row {k}: expected {len(names)} numbers")
+        try:
+            points.append({key.strip(): number(text.strip()) for key, text in row.items()})
+        except argparse.ArgumentTypeError as error:
+            raise BadInput(f"--points {name!r}, row {k}: {error}") from None
+    return points
+
+
 def run(options: argparse.Namespace) -> Answer:
     """Compute the lines that are not there; what is finished stays, however this ends."""
     from gamp_theory.sweep import SweepError, sweep
 
     grid = {name: getattr(options, name) for name in PARAMETERS}
-    values = {
+    if options.alpha is None and options.points is None:
+        raise BadInput("--alpha must be given, or --points FILE.csv")
+    values: dict[str, Any] = {
         name: value.values() if isinstance(value, Range) else value for name, value in grid.items()
     }
     first = {name: x[0] if isinstance(x, list) else x for name, x in values.items()}
     model = build_model(options, omega=first["omega"], sigma=first["sigma"])
     names = starts(options.branch)
-    sizes = [len(x) for name, x in values.items() if name != "alpha" and isinstance(x, list)]
+    if options.points is None:
+        points = None
+        sizes = [len(x) for name, x in values.items() if name != "alpha" and isinstance(x, list)]
+        places = math.prod(sizes)
+    else:
+        points = read_points(options.points)
+        places = len({tuple(x for n, x in row.items() if n != "alpha") for row in points})
     part, parts = options.shard
-    lines = len(range(part - 1, len(names) * math.prod(sizes), parts))
+    lines = len(range(part - 1, len(names) * places, parts))
     document: dict[str, Any] = {
         **EMPTY,
         "lines": lines,
@@ -132,6 +174,7 @@ def run(options: argparse.Namespace) -> Answer:
             dataset = sweep(
                 model,
                 **values,
+                points=points,
                 branches=names,
                 tol=options.tol,
                 out=options.out,
