@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 #: What a file of each kind holds at least.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "curve": ("branch", "status", "reached", "q", "train_loss"),
+    "general_sweep": ("alpha", "branch", "status", "reached", "q", "train_loss"),
     "phase_diagram": ("kind", "alpha", "omega", "label"),
     "sweep": ("alpha", "branch", "status", "reached", "q", "train_loss"),
     "transition": ("alpha", "branch", "status", "reached", "q", "train_loss"),

@@ -9,32 +9,33 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gamp_theory.grids import FLAGS, grid_dataset, no_point
+from gamp_theory.grids import FLAGS, grid_dataset, no_general_point, no_point
 from gamp_theory.model import AttentionModel
-from gamp_theory.records import versions
-from gamp_theory.starts import STARTS
-from gamp_theory.state_evolution import PAIR_TOL, check_arguments
-from gamp_theory.sweep_folder import Damaged, Folder, Plan, source_hash
-from gamp_theory.sweep_lines import LineResult, solve_line
+from gamp_theory.state_evolution import GENERAL_TOL, PAIR_TOL
+from gamp_theory.sweep_folder import Damaged, Folder
+from gamp_theory.sweep_lines import LineResult, solve_general_line, solve_line
+from gamp_theory.sweep_plans import (
+    PARAMETERS,
+    GeneralPlan,
+    Plan,
+    Points,
+    general_plan,
+    pair_plan,
+)
+from gamp_theory.token_model import GeneralModel
 
 if TYPE_CHECKING:
     import xarray
 
 __all__ = ["SweepError", "merge", "sweep"]
-
-#: These are axes of the result even with one value; sigma and lam where they are given as lists.
-ALWAYS = ("alpha", "omega")
-PARAMETERS = ("alpha", "omega", "sigma", "lam", "tol")
-
-Points: TypeAlias = Sequence[Mapping[str, float]] | Mapping[str, Sequence[float]]
 
 
 class SweepError(RuntimeError):
@@ -42,7 +43,7 @@ class SweepError(RuntimeError):
 
 
 def sweep(
-    model: AttentionModel,
+    model: AttentionModel | GeneralModel,
     *,
     alpha: float | Sequence[float] | None = None,
     omega: float | Sequence[float] | None = None,
@@ -50,7 +51,7 @@ def sweep(
     lam: float | Sequence[float] = 0.01,
     points: Points | None = None,
     branches: str | Sequence[str] = ("semantic", "positional"),
-    tol: float = PAIR_TOL,
+    tol: float | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     shard: tuple[int, int] = (1, 1),
@@ -61,8 +62,9 @@ def sweep(
 
     Parameters
     ----------
-    model : AttentionModel
-        Its omega and sigma are replaced where they are given.
+    model : AttentionModel or GeneralModel
+        The omega and sigma of the former are replaced where they are given.  The latter is swept on
+        grids of alpha and lam; its overlaps are arrays with the token first.
     alpha, omega, sigma, lam : float or sequence of float
         The grid is their product.
     points : sequence of mappings, or mapping of sequences
@@ -71,8 +73,9 @@ def sweep(
         Points that differ in alpha only are one line, followed as in a grid.
     branches : str or sequence of str
         Named starts; a branch is followed along alpha from wherever its start leads to it
-        (:func:`gamp_theory.sweep_lines.solve_line`).
-    tol : float
+        (:func:`gamp_theory.sweep_lines.solve_line`, :func:`gamp_theory.sweep_lines.
+        solve_general_line`).
+    tol : float, optional
         Accuracy of each point, as in :func:`gamp_theory.solve`.
     out : str or Path, optional
         Folder for the lines that are finished, made if need be.  Without one, nothing is kept if
@@ -92,7 +95,8 @@ def sweep(
     -------
     xarray.Dataset
         Dimensions alpha, omega, sigma and lam if they were given as sequences, and branch; of a
-        list, point, along which the parameters are coordinates, and branch.  Each point has a
+        list, point, along which the parameters are coordinates, and branch.  Overlaps of a general
+        model have further ones: token, column, other_column, teacher_column.  Each point has a
         `status` (its attribute ``flag_meanings``): numbers are NaN where a branch does not exist or
         was not found (``does_not_exist``, ``left_branch`` with the other branch in `reached`),
         where a solve failed, and where the line belongs to another part (``not_computed``).
@@ -105,15 +109,24 @@ def sweep(
     SweepError
         If a worker dies or a line can not be written.  What is finished is kept in `out`.
     """
-    if not isinstance(model, AttentionModel):
-        raise ValueError(f"model must be an AttentionModel, got {type(model).__name__}")
-    given = {
-        "alpha": alpha,
-        "omega": model.omega if omega is None else omega,
-        "sigma": model.sigma if sigma is None else sigma,
-        "lam": lam,
-    }
-    plan = _plan(model, given, branches, tol, points)
+    plan: Plan | GeneralPlan
+    if isinstance(model, GeneralModel):
+        for name, value in (("omega", omega), ("sigma", sigma), ("points", points)):
+            if value is not None:
+                raise ValueError(f"{name} must be left out for a general model, got {value!r}")
+        plan = general_plan(model, alpha, lam, branches, GENERAL_TOL if tol is None else tol)
+    elif isinstance(model, AttentionModel):
+        given = {
+            "alpha": alpha,
+            "omega": model.omega if omega is None else omega,
+            "sigma": model.sigma if sigma is None else sigma,
+            "lam": lam,
+        }
+        plan = pair_plan(model, given, branches, PAIR_TOL if tol is None else tol, points)
+    else:
+        raise ValueError(
+            f"model must be an AttentionModel or a GeneralModel, got {type(model).__name__}"
+        )
     i, n = shard
     if not 1 <= i <= n:
         raise ValueError(f"shard must be (i, n) with 1 <= i <= n, got {shard!r}")
@@ -136,7 +149,7 @@ def sweep(
             progress(len(results), len(numbers))
 
     try:
-        _run(plan, waiting, executor, keep)
+        _run({number: _work(plan, number, model) for number in waiting}, executor, keep)
     except _Trouble as error:
         kept = "lost, as there is no folder" if folder is None else f"kept in {str(out)!r}: resume"
         raise SweepError(
@@ -172,97 +185,7 @@ def merge(folder: str | Path) -> xarray.Dataset:
     return _dataset(opened.plan, results)
 
 
-# ------------------------------------------------------------------------------ what is asked for
-
-
-def _plan(
-    model: AttentionModel,
-    given: Mapping[str, Any],
-    branches: str | Sequence[str],
-    tol: float,
-    points: Points | None,
-) -> Plan:
-    """What to compute, checked."""
-    names = (branches,) if isinstance(branches, str) else tuple(branches)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"branches must be one or more that differ, got {branches!r}")
-    for name in names:
-        if name not in STARTS:
-            raise ValueError(f"branches must be among {', '.join(STARTS)}, got {name!r}")
-    if points is None:
-        if given["alpha"] is None:
-            raise ValueError("alpha must be given, as an argument or in points")
-        values = {name: _values(name, value) for name, value in given.items()}
-        axes = tuple(name for name in given if name in ALWAYS or np.ndim(given[name]) == 1)
-        for omega in values["omega"]:
-            for sigma in values["sigma"]:
-                model.with_parameters(omega, sigma)
-        for alpha in values["alpha"]:
-            for lam in values["lam"]:
-                check_arguments(model, alpha, lam, names[0], tol)
-    else:
-        values = _columns(points, {**given, "tol": tol})
-        axes = ("point",)
-        for alpha, omega, sigma, lam, accuracy in zip(*values.values(), strict=True):
-            check_arguments(model.with_parameters(omega, sigma), alpha, lam, names[0], accuracy)
-    return Plan(
-        A=tuple(map(tuple, model.target.A)),
-        alpha=values["alpha"],
-        omega=values["omega"],
-        sigma=values["sigma"],
-        lam=values["lam"],
-        branch=names,
-        axes=axes,
-        tol=float(tol) if points is None else values["tol"],
-        versions=versions(),
-        source=source_hash(),
-    )
-
-
-def _columns(points: Points, given: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    """The parameters of each point of a list, one column for each of `PARAMETERS`."""
-    if isinstance(points, Mapping):
-        columns = {str(name): list(np.atleast_1d(column)) for name, column in points.items()}
-        if len(set(map(len, columns.values()))) > 1:
-            sizes = {name: len(column) for name, column in columns.items()}
-            raise ValueError(f"points must have columns of one length, got {sizes}")
-        points = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    for name, value in given.items():
-        if np.ndim(value):
-            raise ValueError(f"{name} must be one number beside points, got {value!r}")
-    rows: dict[tuple[float, ...], None] = {}
-    for k, point in enumerate(points if isinstance(points, Iterable) else [points]):
-        if not isinstance(point, Mapping) or not point.keys() <= set(PARAMETERS):
-            raise ValueError(
-                f"points must be mappings with keys among {', '.join(PARAMETERS)}, got {point!r}"
-            )
-        whole = {**given, **point}
-        try:
-            row = tuple(float(whole[name]) for name in PARAMETERS)
-        except (TypeError, ValueError):
-            missing = "" if whole["alpha"] is not None else ", and alpha for each of them"
-            raise ValueError(
-                f"points must hold numbers{missing}, got {dict(point)!r} as number {k}"
-            ) from None
-        if row in rows:
-            raise ValueError(f"points must differ, got {dict(point)!r} twice")
-        rows[row] = None
-    if not rows:
-        raise ValueError(f"points must hold at least one point, got {points!r}")
-    return dict(zip(PARAMETERS, zip(*rows, strict=True), strict=True))
-
-
-def _values(name: str, value: Any) -> tuple[float, ...]:
-    """A number or a sequence of numbers, none of them twice."""
-    try:
-        array = np.atleast_1d(np.asarray(value, dtype=float))
-    except (TypeError, ValueError):
-        array = np.zeros((0, 0))
-    if array.ndim != 1 or not array.size or np.unique(array).size < array.size:
-        raise ValueError(f"{name} must be a number or a list of numbers that differ, got {value!r}")
-    return tuple(array.tolist())
+# -------------------------------------------------------------------------------------- the work
 
 
 def _check_executor(executor: Any) -> None:
@@ -272,9 +195,6 @@ def _check_executor(executor: Any) -> None:
             "executor must be a number of threads >= 1, a concurrent.futures.Executor or a dask "
             f"Client, got {executor!r}"
         )
-
-
-# --------------------------------------------------------------------------------------- the work
 
 
 class _Trouble(Exception):
@@ -298,18 +218,30 @@ def _finished(folder: Folder, numbers: Sequence[int], resume: bool) -> dict[int,
     return results
 
 
+def _work(
+    plan: Plan | GeneralPlan, number: int, model: AttentionModel | GeneralModel
+) -> tuple[Any, ...]:
+    """A line as a function and its arguments."""
+    if isinstance(plan, GeneralPlan):
+        general = plan.lines[number]
+        return solve_general_line, model, plan.alpha, general.lam, general.branch, plan.tol
+    line = plan.lines[number]
+    alphas = plan.alphas(line)
+    return solve_line, plan.model(line), alphas, line.lam, line.branch, line.tol
+
+
 def _run(
-    plan: Plan, numbers: Sequence[int], executor: Any, keep: Callable[[int, LineResult], None]
+    work: Mapping[int, tuple[Any, ...]],
+    executor: Any,
+    keep: Callable[[int, LineResult], None],
 ) -> None:
     """Compute lines and keep each as soon as it is there."""
     lost: Exception | None = None
     futures: dict[Future[LineResult], int] = {}
     with _pool(executor) as submit:
         try:
-            for number in numbers:
-                line = plan.lines[number]
-                work = (plan.model(line), plan.alphas(line), line.lam, line.branch, line.tol)
-                futures[submit(solve_line, *work)] = number
+            for number, call in work.items():
+                futures[submit(*call)] = number
             # a line is struck off when it is kept, not before: Ctrl-C may come in between
             for future in as_completed(list(futures)):
                 try:
@@ -370,11 +302,11 @@ def _pool(executor: Any) -> Iterator[Callable[..., Future[LineResult]]]:
 # ------------------------------------------------------------------------------------- the result
 
 
-def _dataset(plan: Plan, results: Mapping[int, LineResult]) -> xarray.Dataset:
+def _dataset(plan: Plan | GeneralPlan, results: Mapping[int, LineResult]) -> xarray.Dataset:
     """All points of a plan, those of lines that are not there as ``not_computed``."""
-    listed = plan.listed
+    listed = isinstance(plan, Plan) and plan.listed
     coordinates: dict[str, float | list[float]] = {}
-    for name in PARAMETERS[:4]:
+    for name in PARAMETERS[:4] if isinstance(plan, Plan) else ("alpha", "lam"):
         values = getattr(plan, name)
         coordinates[name] = list(values) if listed or name in plan.axes else values[0]
     tol = plan.tol
@@ -382,16 +314,29 @@ def _dataset(plan: Plan, results: Mapping[int, LineResult]) -> xarray.Dataset:
         if len(set(tol)) > 1:
             coordinates["tol"] = list(tol)
         tol = max(tol)
-    dataset = grid_dataset(
-        "sweep",
-        coordinates,
-        plan.branch,
-        _listed_columns(plan, results) if listed else _grid_columns(plan, results),
-        A=plan.A,
-        tol=tol,
-        computed_with=plan.versions,
-        listed=listed,
-    )
+    if isinstance(plan, GeneralPlan):
+        dataset = grid_dataset(
+            "general_sweep",
+            coordinates,
+            plan.branch,
+            _grid_columns(plan, results, no_general_point("not_computed", plan.shape)),
+            tol=tol,
+            computed_with=plan.versions,
+        ).assign_attrs(model=plan.model)
+    else:
+        empty = no_point("not_computed")
+        dataset = grid_dataset(
+            "sweep",
+            coordinates,
+            plan.branch,
+            _listed_columns(plan, results, empty)
+            if listed
+            else _grid_columns(plan, results, empty),
+            A=plan.A,
+            tol=tol,
+            computed_with=plan.versions,
+            listed=listed,
+        )
     failures = [failure for number in sorted(results) for failure in results[number].failures]
     return dataset.assign_attrs(
         source=plan.source,
@@ -400,29 +345,32 @@ def _dataset(plan: Plan, results: Mapping[int, LineResult]) -> xarray.Dataset:
     )
 
 
-def _grid_columns(plan: Plan, results: Mapping[int, LineResult]) -> dict[str, Any]:
-    """Columns of shape (alpha, other axes, branch)."""
-    shape = [len(getattr(plan, name)) for name in ("omega", "sigma", "lam", "branch", "alpha")]
-    kept = [k for k, name in enumerate(("omega", "sigma", "lam")) if name in plan.axes]
+def _grid_columns(
+    plan: Plan | GeneralPlan, results: Mapping[int, LineResult], empty: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Columns of shape (alpha, other axes, branch), and the dimensions of an overlap after them."""
+    shape = [len(getattr(plan, name)) for name in plan.line_axes]
+    # parameters that are no axes have one value
+    single = tuple(1 + k for k, name in enumerate(plan.line_axes[:-1]) if name not in plan.axes)
     columns = {}
-    for name, missing in no_point("not_computed").items():
+    for name, missing in empty.items():
         table = [
             results[number].columns[name] if number in results else [missing] * len(plan.alpha)
             for number in range(len(plan.lines))
         ]
-        values = np.array(table, float if name not in FLAGS else np.int8).reshape(shape)
-        # alpha first; parameters that are no axes have one value
-        columns[name] = np.moveaxis(values, -1, 0).reshape(
-            [shape[-1], *(shape[k] for k in kept), shape[3]]
-        )
+        values = np.array(table, float if name not in FLAGS else np.int8)
+        values = values.reshape(*shape, *values.shape[1:])
+        columns[name] = np.moveaxis(values, len(shape), 0).squeeze(single)
     return columns
 
 
-def _listed_columns(plan: Plan, results: Mapping[int, LineResult]) -> dict[str, Any]:
+def _listed_columns(
+    plan: Plan, results: Mapping[int, LineResult], empty: Mapping[str, Any]
+) -> dict[str, Any]:
     """Columns of shape (points, branches)."""
     shape = (len(plan.alpha), len(plan.branch))
     columns = {}
-    for name, missing in no_point("not_computed").items():
+    for name, missing in empty.items():
         table = np.full(shape, missing, float if name not in FLAGS else np.int8)
         for number, result in results.items():
             line = plan.lines[number]

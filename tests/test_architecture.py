@@ -37,7 +37,16 @@ LAYERS = [
         "solutions",
         "trajectory",
     },
-    {"phase_diagram", "sweep", "sweep_folder", "sweep_lines", "datasets", "grids", "netcdf"},
+    {
+        "phase_diagram",
+        "sweep",
+        "sweep_folder",
+        "sweep_lines",
+        "sweep_plans",
+        "datasets",
+        "grids",
+        "netcdf",
+    },
     {"cli", "plotting", "diagram_drawing", "__main__"},
 ]
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}

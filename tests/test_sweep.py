@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command import run, run_json
 
-from gamp_theory import AttentionModel, GeneralModel, sweep_folder, sweep_lines
+from gamp_theory import AttentionModel, sweep_folder, sweep_lines
 from gamp_theory.grids import FLAGS
 from gamp_theory.netcdf import load, save
 from gamp_theory.result import Status
@@ -538,8 +538,8 @@ def test_a_plan_that_was_changed_by_hand_or_comes_from_the_future(tmp_path):
     plan.write_text(content.replace("1e-06", "1e-05"))
     with pytest.raises(ValueError, match="its checksum is wrong"):
         merge(tmp_path)
-    plan.write_text(content.replace('"format": 1', '"format": 3'))
-    with pytest.raises(ValueError, match="has format 3; this version of gamp_theory reads 1 and 2"):
+    plan.write_text(content.replace('"format": 1', '"format": 4'))
+    with pytest.raises(ValueError, match="has format 4; this version of gamp_theory reads 1 to 3"):
         merge(tmp_path)
 
 
@@ -566,7 +566,7 @@ def test_a_folder_is_not_taken_twice(capsys, tmp_path):
 
 def test_other_code_does_not_go_on_with_a_sweep(monkeypatch, tmp_path):
     whole = sweep(MODEL, **SMALL, lam=0.1, out=tmp_path)
-    monkeypatch.setattr("gamp_theory.sweep.versions", lambda: "gamp_theory 9.0.0")
+    monkeypatch.setattr("gamp_theory.sweep_plans.versions", lambda: "gamp_theory 9.0.0")
     with pytest.raises(ValueError, match=r"versions is .* there and 'gamp_theory 9.0.0' here"):
         sweep(MODEL, **SMALL, lam=0.1, out=tmp_path, resume=True)
     assert_same(merge(tmp_path), whole)  # which only reads
@@ -616,9 +616,9 @@ def test_bad_input_is_refused_before_any_work(tmp_path, changes, message):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_general_model_is_refused():
-    with pytest.raises(ValueError, match="model must be an AttentionModel, got GeneralModel"):
-        sweep(GeneralModel.from_pair(MODEL), alpha=1.0)
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match="model must be an AttentionModel or a GeneralModel, got"):
+        sweep("model", alpha=1.0)
 
 
 # ---------------------------------------------------------------------------------- the commands

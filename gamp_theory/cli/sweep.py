@@ -24,14 +24,19 @@ from gamp_theory.cli.arguments import (
     integer,
     number,
     number_or_range,
+    shown,
     starts,
 )
+from gamp_theory.cli.general import add_general, build_general, general_starts
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import table
 from gamp_theory.records import SETTLED
 
 if TYPE_CHECKING:
     import xarray
+
+    from gamp_theory.model import AttentionModel
+    from gamp_theory.token_model import GeneralModel
 
 __all__ = ["EMPTY", "add_parser", "counts", "counts_text", "run", "settled_counts"]
 
@@ -70,8 +75,9 @@ def add_parser(commands: Commands) -> None:
         "lam and tol, and a row for each point; what is not in it is the same at all points",
     )
     add_model(command, grid=True)
-    add_branch(command, default=("semantic", "positional"))
-    add_tol(command)
+    add_branch(command, mixed=True, default=("semantic", "positional"))
+    add_tol(command, general=True)
+    add_general(command)
     command.add_argument("--out", required=True, metavar="DIR", help="folder for the lines")
     command.add_argument(
         "--resume",
@@ -136,8 +142,12 @@ def run(options: argparse.Namespace) -> Answer:
         name: value.values() if isinstance(value, Range) else value for name, value in grid.items()
     }
     first = {name: x[0] if isinstance(x, list) else x for name, x in values.items()}
-    model = build_model(options, omega=first["omega"], sigma=first["sigma"])
-    names = starts(options.branch)
+    model: AttentionModel | GeneralModel | None = _general(options)
+    names = starts(options.branch) if model is None else general_starts(options.branch)
+    if model is None:
+        model = build_model(options, omega=first["omega"], sigma=first["sigma"])
+    else:
+        values = {name: values[name] for name in ("alpha", "lam")}
     if options.points is None:
         points = None
         sizes = [len(x) for name, x in values.items() if name != "alpha" and isinstance(x, list)]
@@ -210,6 +220,20 @@ def run(options: argparse.Namespace) -> Answer:
         ]
     )
     return Answer(document, text, SUCCESS if done else UNSETTLED)
+
+
+def _general(options: argparse.Namespace) -> GeneralModel | None:
+    """The general model that is swept, if it is one; over alpha and lam only."""
+    asked = (options.tokens, options.rank, options.teacher_rank, options.model)
+    if all(value is None for value in asked):
+        return None
+    if options.points is not None:
+        raise BadInput("--points is for the two-token model")
+    for name in ("omega", "sigma"):
+        value = getattr(options, name)
+        if isinstance(value, Range):
+            raise BadInput(f"{name} must be one number for a general model, got {shown(value)}")
+    return build_general(options)
 
 
 def counts(dataset: xarray.Dataset) -> dict[str, dict[str, int]]:
