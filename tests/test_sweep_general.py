@@ -97,7 +97,7 @@ def test_a_line_is_followed_from_point_to_point():
         for name in ("train_loss", "test_error"):
             bar = np.hypot(getattr(point.errors, name), here[f"{name}_error"].item())
             assert abs(here[name].item() - getattr(point, name)) < 4 * bar
-        np.testing.assert_allclose(here["q"][0], point.overlaps.q, rtol=0.1, atol=0.01)
+        np.testing.assert_allclose(here["q"], point.overlaps.q, rtol=0.1, atol=0.01)
 
 
 def test_it_does_not_depend_on_what_runs_it(reference):
