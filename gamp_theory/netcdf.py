@@ -20,9 +20,12 @@ SCHEMA_VERSION = 1
 #: What a file of each kind holds at least.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "curve": ("branch", "status", "reached", "q", "train_loss"),
+    "general": ("alpha", "status", "train_loss"),
     "general_sweep": ("alpha", "branch", "status", "reached", "q", "train_loss"),
     "phase_diagram": ("kind", "alpha", "omega", "label"),
+    "simulation": ("alpha", "omega", "sigma", "lam", "d", "start", "instances"),
     "sweep": ("alpha", "branch", "status", "reached", "q", "train_loss"),
+    "thresholds": ("kind", "omega", "alpha", "alpha_error", "status"),
     "transition": ("alpha", "branch", "status", "reached", "q", "train_loss"),
 }
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -58,7 +61,7 @@ def load(path: str | Path) -> xarray.Dataset:
     Parameters
     ----------
     path : str or Path
-        Of ``sweep`` and ``merge``, ``curve``, ``diagram`` or ``demo``.
+        Of ``sweep`` and ``merge``, ``curve``, ``diagram``, ``demo`` or ``reproduce``.
 
     Returns
     -------

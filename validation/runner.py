@@ -33,7 +33,7 @@ from validation.records import Records, provenance
 from validation.report import aligned, report, table
 from validation.study import Study, Verdict
 
-__all__ = ["STUDIES", "document", "main", "run"]
+__all__ = ["RESULTS", "STUDIES", "document", "failures", "main", "run"]
 
 STUDIES = {
     module.STUDY.name: module.STUDY

@@ -19,6 +19,7 @@ from gamp_theory.cli import (
     diagram,
     gamp,
     merge,
+    reproduce,
     simulate,
     solve,
     sweep,
@@ -42,6 +43,7 @@ COMMANDS = {
     "simulate": simulate,
     "gamp": gamp,
     "validate": validate,
+    "reproduce": reproduce,
     "demo": demo,
 }
 

@@ -1,0 +1,158 @@
+"""The table: published, ours with its error, the difference, and why there is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gamp_theory.cli.text import concise
+from validation.reproduce.published import RANK_TWO, SOURCE, THRESHOLDS
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Row", "as_json", "markdown", "rank_two_rows", "threshold_rows"]
+
+HEAD = ("quantity", "where", "published", "ours", "difference", "why")
+
+
+class Row(NamedTuple):
+    """One published number beside ours.
+
+    Attributes
+    ----------
+    quantity, where : str
+    published : float
+    ours, error : float
+        NaN where there is none.
+    why : str
+        What is known of the difference.
+    """
+
+    quantity: str
+    where: str
+    published: float
+    ours: float
+    error: float
+    why: str
+
+    @property
+    def difference(self) -> float:
+        """Published less ours, relative to ours."""
+        return (self.published - self.ours) / self.ours
+
+
+def threshold_rows(found: xarray.Dataset) -> list[Row]:
+    """alpha_c and alpha_l."""
+    rows = []
+    for k in range(found.sizes["point"]):
+        one = found.isel(point=k)
+        kind, omega = str(one["kind"].values), float(one["omega"])
+        published = THRESHOLDS[kind].get(omega)
+        if published is None:
+            continue
+        status = str(one["status"].values)
+        why = f"not found here: {status}"
+        if status == "converged":
+            why = (
+                f"jump mass {float(one['jump_mass']):.2g}: published averages do not resolve the "
+                "jumps, published proxes are local"
+            )
+            if kind == "alpha_l":
+                why += "; another linear baseline"
+        rows.append(
+            Row(
+                kind,
+                f"omega = {omega:g}",
+                published,
+                float(one["alpha"]),
+                float(one["alpha_error"]),
+                why,
+            )
+        )
+    return rows
+
+
+def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]:
+    """Losses of students of rank two: our minima, with what descent and the theory have."""
+    rows = []
+    for alpha, published in RANK_TWO.items():
+        minima = _students(students, alpha, descent=False)
+        descent = _students(students, alpha, descent=True)
+        for name, value in published.items():
+            ours = error = math.nan
+            if minima is not None:
+                ours, error = float(minima[name]), float(minima[f"{name}_stderr"])
+            parts = []
+            if descent is not None:
+                reached = concise(float(descent[name]), float(descent[f"{name}_stderr"]))
+                parts.append(
+                    f"ours are minima (L-BFGS); {int(descent['steps'])} steps of descent at d = "
+                    f"{int(descent['d'])} have not arrived there: {reached}"
+                )
+            for k in np.flatnonzero(abs(np.asarray(theory["alpha"], float) - alpha) < 1e-9):
+                one = theory.isel(point=k)
+                limit = concise(float(one[name]), float(one[f"{name}_error"]))
+                parts.append(f"theory (no 1/d bias): {limit}")
+            rows.append(
+                Row(
+                    f"{name}, rank 2",
+                    f"omega = 0.3, alpha = {alpha:g}, d = 1000",
+                    value,
+                    ours,
+                    error,
+                    "; ".join(parts) or "nothing recorded",
+                )
+            )
+    return rows
+
+
+def _students(students: xarray.Dataset, alpha: float, *, descent: bool) -> xarray.Dataset | None:
+    """The students, with their 1/d bias, at one alpha."""
+    here = (
+        (abs(students["alpha"] - alpha) < 1e-9)
+        & (students["bias_free"] == 0)
+        & ((students["steps"] > 0) == descent)
+    )
+    places = np.flatnonzero(here)
+    return students.isel(point=int(places[0])) if places.size else None
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as the objects of the command line."""
+    return [{**row._asdict(), "difference": row.difference} for row in rows]
+
+
+def markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
+    """The table as a page."""
+    lines = [
+        "# Published and recomputed",
+        "",
+        "Written by `gamp-theory reproduce`. Published: " + SOURCE + "; thresholds were read off "
+        "its lines. Digits in brackets are our error bars, in units of the last digit: of the "
+        "solution of the equations for thresholds, standard errors over students for losses. The "
+        "difference is published less ours, relative to ours.",
+        "",
+        "Versions: " + ", ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
+        "",
+        "| " + " | ".join(HEAD) + " |",
+        "|" + "---|" * len(HEAD),
+        *("| " + " | ".join(cells(row)) + " |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text."""
+    difference = row.difference
+    return (
+        row.quantity,
+        row.where,
+        f"{row.published:g}",
+        concise(row.ours, row.error),
+        f"{100 * difference:+.1f} %" if math.isfinite(difference) else "-",
+        row.why,
+    )
