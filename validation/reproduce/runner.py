@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gamp_theory import plotting
 from gamp_theory.files import replacing
 from validation.records import provenance
-from validation.reproduce import comparison, drawing
+from validation.reproduce import comparison, diagrams, drawing
 from validation.reproduce.simulation import SIMULATIONS, MissingRecords, records_hash
 from validation.reproduce.store import Store, key_of
 from validation.reproduce.theory import THEORIES, Work
@@ -31,6 +31,8 @@ __all__ = ["FIGURES", "Figure", "Reproduction", "check_names"]
 FORMATS = ("pdf", "png")
 TABLE = "COMPARISON.md"
 MANIFEST = "figures.json"
+#: Modules that a picture depends on beside its data.
+DRAWN_BY = ("drawing", "diagrams", "strokes", "published", "runner")
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,14 @@ FIGURES = {
     "rank_two": Figure(
         "students of rank two",
         ("rank_two", "rank_one", "students_rank_two"),
-        drawing.rank_two,
+        diagrams.rank_two,
         (7.0, 2.9),
         3,
     ),
     "loss_diagram": Figure(
         "difference of training losses over alpha and omega",
         ("plane", "lines", "students_plane"),
-        drawing.loss_diagram,
+        diagrams.loss_diagram,
         (7.0, 3.3),
         2,
         True,
@@ -111,7 +113,7 @@ FIGURES = {
     "error_diagram": Figure(
         "gain over a linear layer over alpha and omega",
         ("plane", "lines", "students_plane"),
-        drawing.error_diagram,
+        diagrams.error_diagram,
         (7.0, 3.3),
         2,
         True,
@@ -119,7 +121,7 @@ FIGURES = {
     "thresholds": Figure(
         "alpha_c and alpha_l beside the published ones",
         ("thresholds", "lines"),
-        drawing.thresholds,
+        diagrams.thresholds,
         (7.0, 2.8),
         2,
     ),
@@ -213,7 +215,7 @@ class Reproduction:
         datasets = [self._dataset(need, work) for need in figure.needs]
         pictures = [self.store.path / f"{name}.{suffix}" for suffix in FORMATS]
         keys = [dataset.attrs["key"] for dataset in datasets]
-        key = key_of(name, keys, modules=("drawing", "published", "runner"))
+        key = key_of(name, keys, modules=DRAWN_BY)
         done = all(path.exists() for path in pictures) and self._manifest().get(name) == key
         if not done:
             with plotting.figure(*figure.size) as drawn:
