@@ -12,6 +12,7 @@ from command import run, run_json
 import gamp_theory
 from gamp_theory import load
 from gamp_theory.cli import reproduce
+from validation.parameters import SECOND
 from validation.reproduce import comparison, drawing, runner, simulation, theory
 from validation.reproduce.labelled import dataset_of_rows
 from validation.reproduce.published import RANK_TWO, THRESHOLDS
@@ -273,6 +274,16 @@ def test_a_figure_is_drawn_into_given_axes():
     assert artists
     assert axes[0].get_xlabel().startswith("positional weight")
     assert drawing.slice_along(line, data, parameter="omega")
+
+
+def test_students_without_a_branch_in_the_theory_are_named():
+    work = theory.Work(None, True, 1, lambda steps: None)
+    line = theory.along(work, "omega", [0.1], 0.1, 1e-2, starts=["semantic"], A=SECOND)
+    artists = drawing.slice_along(line, simulation.second_target(), parameter="omega")
+    axes = artists[0].figure.axes
+    named = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert any("positional" in text for text in named)
+    assert any("semantic" in text for text in named)
 
 
 @pytest.mark.slow  # minutes: all figures as a user makes them

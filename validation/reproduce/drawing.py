@@ -20,6 +20,7 @@ from validation.reproduce.strokes import (
     DOTTED,
     INFORMED,
     LABELS,
+    MARKERS,
     SCALE,
     TRAIN_GAP,
     axes_of,
@@ -139,8 +140,7 @@ def slice_along(
     x = np.asarray(theory[parameter], float)
     artists: list[Artist] = []
     for start in INFORMED:
-        branch, mine, colour = theory.sel(branch=start), of_start(students, start), COLOURS[start]
-        stable = is_stable(branch)
+        mine, colour = of_start(students, start), COLOURS[start]
         symbol = {"m": "$m$", "theta": r"$\theta$"}[BROKEN[start]]
         for ax, name, text in (
             (axes[0], BROKEN[start], f"{symbol}, {start}"),
@@ -148,8 +148,13 @@ def slice_along(
             (axes[2], "test_error", start),
         ):
             scale = 1.0 if name in ("m", "theta") else SCALE
-            artists += line(ax, x, scale * known(branch, name), stable, colour, text)
-            artists += student_means(ax, mine, parameter, name, colour, start, scale)
+            if start in theory["branch"]:
+                branch = theory.sel(branch=start)
+                values = scale * known(branch, name)
+                artists += line(ax, x, values, is_stable(branch), colour, text)
+            elif ax is axes[0]:  # no line that would name the colour
+                artists += markers(ax, [], [], [], colour, MARKERS[start], text)
+            artists += student_means(ax, mine, parameter, name, colour, start)
     linear = np.asarray(theory["linear_error"].isel(branch=0), float)
     artists += axes[2].plot(
         x, SCALE * linear, color="black", linewidth=0.9, linestyle=DOTTED, label="linear layer"
@@ -178,7 +183,10 @@ def slice_along(
             linestyle="none",
             label="ended on another branch",
         )
-        artists += [hollow, legend(axes[1], handles=[hollow])]
+        artists += [
+            hollow,
+            legend(axes[1], handles=[hollow], loc="lower right", bbox_to_anchor=(1.02, 1.0)),
+        ]
     artists += [legend(axes[0]), legend(axes[2])]
     return artists
 

@@ -21,6 +21,7 @@ __all__ = [
     "DOTTED",
     "INFORMED",
     "LABELS",
+    "MARKERS",
     "OMEGA",
     "SCALE",
     "TRAIN_GAP",
@@ -112,11 +113,9 @@ def student_means(
     name: str,
     colour: str,
     start: str,
-    scale: float | None = None,
 ) -> list[Artist]:
     """Means of students; hollow where most of them have ended on another branch."""
-    if scale is None:
-        scale = 1.0 if name in ("q", "m", "theta") else SCALE
+    scale = 1.0 if name in ("q", "m", "theta") else SCALE
     artists: list[Artist] = []
     share = np.asarray(mine["share"], float)
     large = np.asarray(mine["d"]) >= 2000
