@@ -6,8 +6,8 @@ it makes a figure.  It returns the artists.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from validation.reproduce.strokes import (
     DOTTED,
     INFORMED,
     LABELS,
+    LARGE,
+    LARGE_D,
     MARKERS,
     SCALE,
+    SMALL,
     TRAIN_GAP,
     axes_of,
     is_stable,
@@ -52,8 +55,9 @@ def overlaps(
         artists += student_means(
             ax, of_start(students, start), "alpha", name, COLOURS[start], start
         )
-    artists += _frame(ax, theory, students)
-    return artists
+    texts = {"m": "$m$, positional", "theta": r"$\theta$, semantic"}
+    place = {"loc": "center right", "bbox_to_anchor": (1.0, 0.73)}
+    return _frame(ax, theory, students, artists, texts, place)
 
 
 def test_error(
@@ -66,8 +70,9 @@ def test_error(
         artists += student_means(
             ax, of_start(students, start), "alpha", "test_error", COLOURS[start], start
         )
-    artists += _frame(ax, theory, students)
-    return artists
+    texts = {f"test_error, {start}": start for start in INFORMED}
+    texts |= {r"lowest $\epsilon_t$": r"of lowest $\epsilon_t$"}
+    return _frame(ax, theory, students, artists, texts, {"loc": "upper right"})
 
 
 def loss_difference(
@@ -108,7 +113,10 @@ def loss_difference(
             marker,
             f"same tasks, $d = {int(d)}$",
         )
-    artists += plotting.mark_thresholds(theory[["alpha_c"]].assign(alpha_l=np.nan), ax)
+    marked = plotting.mark_thresholds(theory[["alpha_c"]].assign(alpha_l=np.nan), ax)
+    for artist in marked:
+        artist.set_label("_")  # named above the axes
+    artists += marked
     for text, y, va in (("positional lower", 1, "top"), ("semantic lower", 0, "bottom")):
         where = (0.98, 0.97) if y else (0.02, 0.03)
         artists.append(
@@ -248,20 +256,39 @@ def _gap(theory: xarray.Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]
     return gap, is_stable(one) & is_stable(other)
 
 
-def _frame(ax: Axes, theory: xarray.Dataset, students: xarray.Dataset) -> list[Artist]:
-    """Thresholds, range, and what the markers are."""
-    artists = plotting.mark_thresholds(theory, ax)
-    ax.set_xlim(0, float(theory["alpha"].max()))
-    sizes = sorted({int(d) for d in np.asarray(students["d"])})
-    words = ", ".join(f"$d = {d}$" for d in sizes)
-    artists.append(
-        ax.annotate(
-            f"markers: {words}" + (" (larger)" if len(sizes) > 1 else ""),
-            (0.98, 0.03),
-            xycoords="axes fraction",
-            ha="right",
-            fontsize="x-small",
-            color="0.35",
+def _frame(
+    ax: Axes,
+    theory: xarray.Dataset,
+    students: xarray.Dataset,
+    artists: list[Artist],
+    texts: Mapping[str, str],
+    place: Mapping[str, Any],
+) -> list[Artist]:
+    """Thresholds, the range, and a legend in place of names beside curves, which markers cover.
+
+    `texts` has what the legend says of the first stroke whose label begins so.
+    """
+    for artist in artists:
+        if getattr(artist, "get_text", lambda: "")().split(", ")[-1] in INFORMED:
+            artist.set_visible(False)
+    handles: list[Artist] = []
+    for label in texts:
+        handles += [x for x in artists if str(x.get_label()).startswith(label)][:1]
+    for d in _sizes(students):
+        (handle,) = ax.plot(
+            [],
+            [],
+            color="0.4",
+            marker="o",
+            markersize=LARGE if d >= LARGE_D else SMALL,
+            linestyle="none",
         )
-    )
-    return artists
+        handles.append(handle)
+    words = [*texts.values(), *(f"students, $d = {d}$" for d in _sizes(students))]
+    artists = [*artists, *plotting.mark_thresholds(theory, ax)]
+    ax.set_xlim(0, float(theory["alpha"].max()))
+    return [*artists, legend(ax, handles=handles, labels=words, **place)]
+
+
+def _sizes(students: xarray.Dataset) -> list[int]:
+    return sorted({int(d) for d in np.asarray(students["d"])})

@@ -21,9 +21,12 @@ __all__ = [
     "DOTTED",
     "INFORMED",
     "LABELS",
+    "LARGE",
+    "LARGE_D",
     "MARKERS",
     "OMEGA",
     "SCALE",
+    "SMALL",
     "TRAIN_GAP",
     "UNSTABLE",
     "axes_of",
@@ -39,6 +42,8 @@ __all__ = [
 INFORMED = ("semantic", "positional")
 BROKEN = {"semantic": "theta", "positional": "m"}
 MARKERS = {"semantic": "o", "positional": "s"}
+#: Sizes of markers; the second for students of at least this d.
+SMALL, LARGE, LARGE_D = 3.0, 4.5, 2000
 SCALE = 1e3  # losses are of order 1e-3
 DASHED = (0.0, (3.0, 2.0))
 DOTTED = (0.0, (1.0, 1.5))
@@ -118,11 +123,11 @@ def student_means(
     scale = 1.0 if name in ("q", "m", "theta") else SCALE
     artists: list[Artist] = []
     share = np.asarray(mine["share"], float)
-    large = np.asarray(mine["d"]) >= 2000
+    large = np.asarray(mine["d"]) >= LARGE_D
     for chosen, size, hollow in (
-        ((share >= 0.5) & ~large, 3.0, False),
-        ((share >= 0.5) & large, 4.5, False),
-        (share < 0.5, 3.0, True),
+        ((share >= 0.5) & ~large, SMALL, False),
+        ((share >= 0.5) & large, LARGE, False),
+        (share < 0.5, SMALL, True),
     ):
         part = mine.isel(point=np.flatnonzero(chosen))
         if part.sizes["point"]:
@@ -171,5 +176,6 @@ def markers(
 
 
 def legend(ax: Axes, **options: Any) -> Artist:
-    """A legend of small print."""
-    return ax.legend(fontsize="x-small", **options)
+    """A legend of small print that lines do not shine through."""
+    paper = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.9}
+    return ax.legend(fontsize="x-small", **(paper | options))
