@@ -12,6 +12,7 @@ from command import run, run_json
 import gamp_theory
 from gamp_theory import load
 from gamp_theory.cli import reproduce
+from validation import plane
 from validation.parameters import SECOND
 from validation.reproduce import comparison, drawing, runner, simulation, theory
 from validation.reproduce.labelled import dataset_of_rows
@@ -259,6 +260,39 @@ def test_rows_of_rank_two_take_the_students_with_the_bias():
     assert "0.00400(1)" in row.why
     assert "0.002800(1)" in row.why
     assert math.isnan(rows["omega = 0.3, alpha = 4, d = 1000train_loss, rank 2"].ours)
+
+
+def test_the_gap_is_taken_task_by_task_and_only_where_both_minima_are():
+    data = simulation.plane()
+    assert data.sizes["point"] == len(plane.ALPHAS) * len(plane.OMEGAS)
+    here = data.isel(point=np.flatnonzero((data["omega"] == 0.3) & (data["alpha"] == 1.4)))
+    assert float(here["train_loss_gap"][0]) < 0
+    # the spread between tasks cancels: independent ones would have twice the error or more
+    pairs = [(c, r) for c, r in simulation.read("plane") if c["omega"] == 0.3 and c["alpha"] == 1.4]
+    loss = {s: [r["train_loss"] for c, r in pairs if c["start"] == s] for s in theory.INFORMED}
+    apart = math.hypot(*(np.std(x, ddof=1) / math.sqrt(len(x)) for x in loss.values()))
+    assert float(here["train_loss_gap_stderr"][0]) < apart
+    lost = data["share"] < 0.5
+    assert bool(np.isnan(data["train_loss_gap"].where(lost, drop=True)).all())
+
+
+def test_the_plane_keeps_each_cut_and_is_a_sweep(monkeypatch, tmp_path):
+    told = []
+    work = theory.Work(Store(tmp_path), True, 2, told.append)
+    asked = ([0.6, 1.0, 1.4], [0.3], 1e-2)
+    found = work.store.keep("plane", "key", theory.plane(work, *asked))
+    assert found.attrs["kind"] == "sweep"
+    assert found["train_loss"].dims == ("alpha", "omega", "branch")
+    gap = found["train_loss"].sel(branch="semantic") - found["train_loss"].sel(branch="positional")
+    assert float(gap.sel(alpha=1.0, omega=0.3)) > 0 > float(gap.sel(alpha=1.4, omega=0.3))
+    assert np.isfinite(found["linear_error"]).all()
+
+    def never(*arguments):
+        raise AssertionError("the cut is there")
+
+    monkeypatch.setattr(theory, "_cut", never)
+    assert theory.plane(work, *asked)["train_loss"].equals(found["train_loss"])
+    assert told == [1, 1]
 
 
 def test_a_figure_is_drawn_into_given_axes():

@@ -14,13 +14,13 @@ from gamp_theory.plotting import COLOURS
 from validation.reproduce.published import RANK_TWO, THRESHOLDS
 from validation.reproduce.strokes import (
     ALPHA,
-    DASHED,
     INFORMED,
     OMEGA,
     SCALE,
     TRAIN_GAP,
     UNSTABLE,
     axes_of,
+    below,
     known,
     legend,
     markers,
@@ -53,7 +53,7 @@ def loss_diagram(
     for ax in axes:
         artists += _lines(ax, lines, ("alpha_c",))
     artists += _words(axes, (("semantic lower", "top left"), ("positional lower", "bottom right")))
-    artists += [legend(axes[0], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)]
+    artists += [below(axes[0], ncols=2)]
     return artists
 
 
@@ -75,7 +75,7 @@ def error_diagram(
     for ax in axes:
         artists += _lines(ax, lines, ("alpha_c", "alpha_l"))
     artists += _words(axes, (("attention better", "top left"), ("linear better", "bottom right")))
-    artists += [legend(axes[0], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)]
+    artists += [below(axes[0], ncols=2)]
     return artists
 
 
@@ -273,14 +273,16 @@ def rank_two(
                 SCALE * known(branch, name),
                 color=COLOURS[start],
                 linewidth=0.8,
-                linestyle=DASHED,
                 label=f"rank 1, {start}",
             )
         artists += ax.plot(
             solved["alpha"],
             SCALE * solved[name],
             color=colour,
-            marker="_",
+            linewidth=1.0,
+            marker="D",
+            markersize=7,
+            markerfacecolor="none",
             label="rank 2, theory (mixed)",
         )
         artists += markers(
@@ -315,7 +317,15 @@ def rank_two(
         ("theta", "o", COLOURS["semantic"]),
     ):
         symbol = {"m": "|m|", "theta": r"|\theta|"}[name]
-        artists += axes[2].plot(solved["alpha"], solved[name], color=own, marker="_")
+        artists += axes[2].plot(
+            solved["alpha"],
+            solved[name],
+            color=own,
+            linewidth=1.0,
+            marker="D",
+            markersize=7,
+            markerfacecolor="none",
+        )
         artists += markers(
             axes[2],
             minima["alpha"],
@@ -334,9 +344,9 @@ def rank_two(
         ax.set_xlabel(ALPHA)
         ax.set_ylabel(label)
         ax.set_title(f"({letter})", loc="left", fontweight="bold")
+    semantic = SCALE * known(rank_one.sel(branch="semantic"), "train_loss")
+    axes[0].set_ylim(0, 1.2 * float(np.nanmax(semantic)))  # positional losses are far above
+    axes[1].set_ylim(bottom=0)
     axes[2].set_ylim(bottom=0)
-    artists += [
-        legend(axes[1], loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3),
-        legend(axes[2]),
-    ]
+    artists += [below(axes[1], ncols=3), legend(axes[2], loc="lower right")]
     return artists

@@ -30,6 +30,7 @@ __all__ = [
     "TRAIN_GAP",
     "UNSTABLE",
     "axes_of",
+    "below",
     "is_stable",
     "known",
     "legend",
@@ -177,5 +178,19 @@ def markers(
 
 def legend(ax: Axes, **options: Any) -> Artist:
     """A legend of small print that lines do not shine through."""
-    paper = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.9}
+    paper: dict[str, Any] = {
+        "frameon": True,
+        "facecolor": "white",
+        "edgecolor": "none",
+        "framealpha": 0.9,
+    }
     return ax.legend(fontsize="x-small", **(paper | options))
+
+
+def below(ax: Axes, **options: Any) -> Artist:
+    """A legend of what is drawn in `ax`, below the whole figure."""
+    drawn = ax.get_figure(root=True)
+    assert drawn is not None  # axes that are drawn into have one
+    handles, labels = ax.get_legend_handles_labels()
+    place: Any = "outside lower center"
+    return drawn.legend(handles, labels, loc=place, fontsize="x-small", **options)

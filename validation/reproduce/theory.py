@@ -20,7 +20,6 @@ from gamp_theory.mechanisms import DEFAULT_A
 from gamp_theory.observables import linear_error
 from gamp_theory.phase_diagram import phase_diagram
 from gamp_theory.records import KNOWN, versions
-from gamp_theory.sweep import sweep
 from validation import rank_two as rank_two_students
 from validation.parameters import SECOND
 from validation.reproduce.labelled import dataset_of_rows
@@ -44,6 +43,8 @@ PUBLISHED_OMEGAS = {
 }
 #: Where thresholds are searched: all of the above lie well inside.
 THRESHOLD_RANGE = (0.4, 2.4)
+#: Where the positional branch is at every omega of the plane: at small omega it ends above.
+POSITIONAL_ALPHA = 0.62
 #: Points of a line, about: for the progress bar.
 LINE_POINTS = 45
 #: The plane of the diagrams.
@@ -114,19 +115,29 @@ def branches(
     model: AttentionModel,
     along: str,
     values: Sequence[float],
-    base: float,
+    bases: Mapping[str, Sequence[float]],
     tols: Mapping[str, float],
 ) -> dict[str, dict[float, FixedPoint]]:
-    """Fixed points of named starts along a parameter, from `base` to both sides.
+    """Fixed points of named starts along a parameter, as far as their branches go to both sides.
 
-    A branch is followed as far as it goes, side by side with the others; values beyond its end are
-    left out.  Along other parameters alpha is `SLICE_ALPHA`.
+    Each start is asked at its `bases`, which are among the values, until one leads to its branch;
+    this is then followed, side by side with those of other starts.  Values beyond its end are left
+    out.  Along other parameters alpha is `SLICE_ALPHA`.
     """
     stop = threading.Event()
 
+    def first_of(start: str) -> tuple[float, FixedPoint]:
+        for base in bases[start]:
+            place = place_at(Place(model, SLICE_ALPHA, LAM), along, base)
+            point = solve(
+                place.model, place.alpha, place.lam, start, tols[start], on_failure="return"
+            )
+            if on_branch(point, start):
+                break
+        return base, point
+
     def follow(start: str) -> dict[float, FixedPoint]:
-        place = place_at(Place(model, SLICE_ALPHA, LAM), along, base)
-        first = solve(place.model, place.alpha, place.lam, start, tols[start], on_failure="return")
+        base, first = first_of(start)
         found = {base: first}
 
         def finish(point: FixedPoint) -> None:
@@ -198,7 +209,7 @@ def _curve(
 def transition(work: Work, alphas: Sequence[float], tols: dict[str, float]) -> xarray.Dataset:
     """Branches along alpha at omega = .3, with alpha_c and alpha_l."""
     model = AttentionModel.mixture(OMEGA, SIGMA)
-    points = branches(work, model, "alpha", alphas, max(alphas), tols)
+    points = branches(work, model, "alpha", alphas, dict.fromkeys(tols, alphas[-1:]), tols)
     transitions = {}
     for kind in PUBLISHED_OMEGAS:
         transitions[kind] = find_transition(
@@ -231,7 +242,8 @@ def along(
 ) -> xarray.Dataset:
     """Branches along a parameter at alpha = 1.5, from `base`, which is one of the values."""
     model = AttentionModel.mixture(OMEGA, SIGMA, A)
-    points = branches(work, model, parameter, values, base, dict.fromkeys(starts, tol))
+    bases, tols = dict.fromkeys(starts, (base,)), dict.fromkeys(starts, tol)
+    points = branches(work, model, parameter, values, bases, tols)
     return _curve(parameter, values, points, A, tol)
 
 
@@ -259,26 +271,50 @@ def _slice(
 def plane(
     work: Work, alphas: Sequence[float], omegas: Sequence[float], tol: float
 ) -> xarray.Dataset:
-    """Both informed branches over alpha and omega; finished lines are kept."""
-    done = 0
+    """Both informed branches over alpha and omega; each value of omega is kept when it is done."""
 
-    def finished(lines: int, of: int) -> None:
-        nonlocal done
-        work.tell(lines - done)
-        done = lines
+    def cut(number: int) -> dict[str, Any]:
+        omega = omegas[number]
+        key = _key("plane", list(alphas), omega, tol)
+        found = work.store.part("plane", key, lambda: _cut(work, alphas, omega, tol))
+        work.tell(1)
+        return found
 
-    return sweep(
-        AttentionModel.mixture(OMEGA, SIGMA),
-        alpha=list(alphas),
-        omega=list(omegas),
-        lam=LAM,
-        branches=INFORMED,
+    cuts = [cut(number) for number in range(len(omegas))]
+    return grid_dataset(
+        "sweep",
+        {"alpha": list(alphas), "omega": list(omegas), "sigma": SIGMA, "lam": LAM},
+        INFORMED,
+        {
+            name: np.array(
+                [[found[start][name] for start in INFORMED] for found in cuts]
+            ).transpose(2, 0, 1)
+            for name in no_point("left_branch")
+        },
+        A=DEFAULT_A,
         tol=tol,
-        out=work.store.folder("plane", _key("plane", list(alphas), list(omegas), tol)),
-        resume=True,
-        executor=work.jobs,
-        progress=finished,
+        computed_with=versions(),
     )
+
+
+def _cut(work: Work, alphas: Sequence[float], omega: float, tol: float) -> dict[str, Any]:
+    """The columns of both branches along alpha at one omega."""
+    model = AttentionModel.mixture(omega, SIGMA)
+    near = sorted(alphas, key=lambda alpha: abs(alpha - POSITIONAL_ALPHA))
+    bases = {"semantic": alphas[-1:], "positional": near[:2]}
+    quiet = replace(work, tell=lambda steps: None)
+    points = branches(quiet, model, "alpha", alphas, bases, dict.fromkeys(INFORMED, tol))
+    missing = no_point("left_branch") | {"linear_error": linear_error(model)}
+    rows = {
+        start: [
+            point_columns(found[alpha], start) if alpha in found else missing for alpha in alphas
+        ]
+        for start, found in points.items()
+    }
+    return {
+        start: {name: [row[name] for row in line] for name in missing}
+        for start, line in rows.items()
+    }
 
 
 def _plane_asked(quick: bool) -> dict[str, Any]:
@@ -399,11 +435,11 @@ def _rank_two(alpha: float, tol: float) -> dict[str, Any]:
 def rank_one(work: Work, alphas: Sequence[float], tol: float) -> xarray.Dataset:
     """The informed branches of rank one where rank two is shown."""
     model = AttentionModel.mixture(OMEGA, SIGMA)
-    points = branches(work, model, "alpha", alphas, max(alphas), dict.fromkeys(INFORMED, tol))
+    bases, tols = dict.fromkeys(INFORMED, alphas[-1:]), dict.fromkeys(INFORMED, tol)
+    points = branches(work, model, "alpha", alphas, bases, tols)
     return _curve("alpha", alphas, points, DEFAULT_A, tol)
 
 
-_INFORMED_STEPS = len(INFORMED)
 THEORIES = {
     "alpha": Theory(
         transition, _transition_asked, lambda alphas, tols: len(tols) * len(alphas) + 2
@@ -420,7 +456,7 @@ THEORIES = {
     "second_target": _slice(
         "omega", _grid(0, 0.5, 26), _grid(0, 0.5, 11), 0.1, starts=["semantic"], A=SECOND
     ),
-    "plane": Theory(plane, _plane_asked, lambda alphas, omegas, tol: _INFORMED_STEPS * len(omegas)),
+    "plane": Theory(plane, _plane_asked, lambda alphas, omegas, tol: len(omegas)),
     "lines": Theory(lines, _lines_asked, lambda kinds, tol: LINE_POINTS * len(kinds)),
     "thresholds": Theory(
         thresholds,
@@ -438,6 +474,6 @@ THEORIES = {
     "rank_one": Theory(
         rank_one,
         lambda quick: {"alphas": _grid(1, 4, 7 if quick else 25), "tol": 1e-3 if quick else 1e-5},
-        lambda alphas, tol: _INFORMED_STEPS * len(alphas),
+        lambda alphas, tol: len(INFORMED) * len(alphas),
     ),
 }
