@@ -52,8 +52,17 @@ def loss_diagram(
     artists += _dots(axes[0], unstable, "one of the two is no minimum")
     for ax in axes:
         artists += _lines(ax, lines, ("alpha_c",))
+    artists += axes[0].plot(
+        [],
+        [],
+        marker="s",
+        markersize=6,
+        color=NOTHING,
+        linestyle="none",
+        label="one of the two is not there",
+    )
     artists += _words(axes, (("semantic lower", "top left"), ("positional lower", "bottom right")))
-    artists += [below(axes[0], ncols=2)]
+    artists += [below(axes[0], ncols=3, handlelength=3.0)]
     return artists
 
 
@@ -75,7 +84,7 @@ def error_diagram(
     for ax in axes:
         artists += _lines(ax, lines, ("alpha_c", "alpha_l"))
     artists += _words(axes, (("attention better", "top left"), ("linear better", "bottom right")))
-    artists += [below(axes[0], ncols=2)]
+    artists += [below(axes[0], ncols=3, handlelength=3.0)]
     return artists
 
 
@@ -102,7 +111,7 @@ def _pair_of_maps(
             rasterized=True,
         )
         artists.append(mesh)
-        ax.set_facecolor("0.85")
+        ax.set_facecolor(NOTHING)
         ax.set_title(title)
         ax.set_xlabel(OMEGA)
         ax.set_xlim(float(theory["omega"].min()), float(theory["omega"].max()))
@@ -139,6 +148,8 @@ def _dots(ax: Axes, where: xarray.DataArray, text: str) -> list[Artist]:
     return drawn
 
 
+#: Where there is nothing to show.
+NOTHING = "0.85"
 LINES: Mapping[str, tuple[str, Any, str]] = {
     "alpha_c": ("black", "-", r"$\alpha_c$: training losses equal"),
     "alpha_l": ("black", (0.0, (6, 2, 1, 2)), r"$\alpha_l$: as good as a linear layer"),

@@ -75,9 +75,7 @@ def _means(
     pairs = [(case, record) for case, record in read(study) if keep(case)]
     keys = ("omega", "sigma", "lam", "alpha", "start", "d", "bias_free")
     rows = []
-    for case, found in groups(*_unzipped(pairs), keys):
-        if len(found) < 2:  # no standard error yet
-            continue
+    for case, found in _points(pairs, keys):
         row: dict[str, Any] = {"study": study}
         row |= {name: float(case[name]) for name in ("alpha", "omega", "sigma", "lam")}
         row |= {"start": case["start"], "d": case["d"], "instances": len(found)}
@@ -102,8 +100,10 @@ def _column(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: sample.mean, f"{name}_stderr": sample.stderr}
 
 
-def _unzipped(pairs: Sequence[Pair]) -> tuple[list[Case], list[Record]]:
-    return [case for case, _ in pairs], [record for _, record in pairs]
+def _points(pairs: Sequence[Pair], keys: Sequence[str]) -> list[tuple[Case, list[Record]]]:
+    """Instances of the same point; one alone, in records that are not complete, has no error."""
+    cases, records = [case for case, _ in pairs], [record for _, record in pairs]
+    return [(case, found) for case, found in groups(cases, records, keys) if len(found) > 1]
 
 
 def along_alpha() -> xarray.Dataset:
@@ -155,7 +155,7 @@ def scaling() -> xarray.Dataset:
 def crossing() -> xarray.Dataset:
     """The gap between both training losses of the same tasks along alpha, by d."""
     rows = []
-    for case, found in groups(*_unzipped(read("crossing")), ("d", "alpha")):
+    for case, found in _points(read("crossing"), ("d", "alpha")):
         gaps = [_unbiased(r, "semantic") - _unbiased(r, "positional") for r in found]
         rows.append(
             {
@@ -227,7 +227,7 @@ def plane() -> xarray.Dataset:
 def rank_two() -> xarray.Dataset:
     """Students of rank two from random starts: minima, and what descent reaches."""
     rows = []
-    for case, found in groups(*_unzipped(read("rank_two")), ("alpha", "d", "bias_free", "steps")):
+    for case, found in _points(read("rank_two"), ("alpha", "d", "bias_free", "steps")):
         row: dict[str, Any] = {
             "study": "rank_two",
             **{name: float(case[name]) for name in ("alpha", "omega", "sigma", "lam")},
