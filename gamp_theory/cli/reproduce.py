@@ -109,11 +109,11 @@ def _said(entry: Mapping[str, Any]) -> None:
 
 def _text(document: Mapping[str, Any], out: str) -> str:
     """A row a figure, and the table without its last column, which is for the page."""
-    rows = [["figure", "seconds", "", "what it shows"]]
+    rows = [["figure", "what it shows", "", "seconds"]]
     rows += [
-        [x["name"], f"{x['seconds']:.0f}", x["status"], x["title"]] for x in document["figures"]
+        [x["name"], x["title"], x["status"], f"{x['seconds']:.0f}"] for x in document["figures"]
     ]
-    parts = [table(rows)]
+    parts = [table(rows, left=3)]
     parts += [f"{x['name']}: {x['message']}" for x in document["figures"] if x["message"]]
     if document["table"]:
         head = ["quantity", "where", "published", "ours", "difference"]

@@ -86,12 +86,12 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
             ours = error = math.nan
             if minima is not None:
                 ours, error = float(minima[name]), float(minima[f"{name}_stderr"])
-            parts = []
+            parts = ["ours are minima (L-BFGS)"]
             if descent is not None:
                 reached = concise(float(descent[name]), float(descent[f"{name}_stderr"]))
                 parts.append(
-                    f"ours are minima (L-BFGS); {int(descent['steps'])} steps of descent at d = "
-                    f"{int(descent['d'])} have not arrived there: {reached}"
+                    f"{int(descent['steps'])} steps of descent at d = {int(descent['d'])} have "
+                    f"not arrived there: {reached}"
                 )
             for k in np.flatnonzero(abs(np.asarray(theory["alpha"], float) - alpha) < 1e-9):
                 one = theory.isel(point=k)
@@ -104,7 +104,7 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
                     value,
                     ours,
                     error,
-                    "; ".join(parts) or "nothing recorded",
+                    "; ".join(parts),
                 )
             )
     return rows
@@ -134,7 +134,8 @@ def markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
         "Written by `gamp-theory reproduce`. Published: " + SOURCE + "; thresholds were read off "
         "its lines. Digits in brackets are our error bars, in units of the last digit: of the "
         "solution of the equations for thresholds, standard errors over students for losses. The "
-        "difference is published less ours, relative to ours.",
+        "difference is published less ours, relative to ours; the last column says what differs in "
+        "how the numbers were made, not how much each part of it does.",
         "",
         "Versions: " + ", ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
         "",

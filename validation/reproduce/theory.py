@@ -47,6 +47,8 @@ THRESHOLD_RANGE = (0.4, 2.4)
 POSITIONAL_ALPHA = 0.62
 #: Points of a line, about: for the progress bar.
 LINE_POINTS = 45
+#: Accuracy of the fixed points whose jump mass is wanted: two digits of it.
+MASS_TOL = 1e-3
 #: The plane of the diagrams.
 ALPHA_SPAN, OMEGA_SPAN = (0.1, 2.3), (0.0, 0.5)
 
@@ -376,7 +378,7 @@ def thresholds(work: Work, omegas: dict[str, Sequence[float]], tol: float) -> xa
 
 def _threshold(kind: str, omega: float, tol: float) -> dict[str, Any]:
     found = find_transition(AttentionModel.mixture(omega, SIGMA), kind, THRESHOLD_RANGE, LAM, tol)
-    masses = [p.stability.jump_mass for p in found.sides if p.stability is not None]
+    masses = [_jump_mass(point) for point in found.sides]
     return {
         "kind": kind,
         "omega": omega,
@@ -387,6 +389,16 @@ def _threshold(kind: str, omega: float, tol: float) -> dict[str, Any]:
         "status": found.status.token,
         "jump_mass": max(masses, default=float("nan")),
     }
+
+
+def _jump_mass(point: FixedPoint) -> float:
+    """The jump mass of a fixed point of a transition, which comes without."""
+    if point.overlaps is None:
+        return float("nan")
+    again = solve(
+        point.model, point.alpha, point.lam, point.overlaps, MASS_TOL, on_failure="return"
+    )
+    return float("nan") if again.stability is None else again.stability.jump_mass
 
 
 # ------------------------------------------------------------------------------------ rank two
