@@ -224,7 +224,7 @@ def transition(work: Work, alphas: Sequence[float], tols: dict[str, float]) -> x
 
 
 def _transition_asked(quick: bool) -> dict[str, Any]:
-    alphas = _grid(0.1, 2.0, 20 if quick else 77)
+    alphas = _grid(0.1, 2.0, 20 if quick else 39)
     # the uninformed branch is unstable, there for comparison, and costs most
     tols = dict.fromkeys(INFORMED, 1e-3 if quick else 1e-5)
     return {"alphas": alphas, "tols": tols if quick else {"uninformed": 1e-3, **tols}}
@@ -479,7 +479,7 @@ THEORIES = {
         rank_two,
         lambda quick: {
             "alphas": [2.0] if quick else list(rank_two_students.ALPHAS),
-            "tol": 1e-2 if quick else 1e-3,
+            "tol": 1e-2,  # less takes minutes a point
         },
         lambda alphas, tol: len(alphas),
     ),
