@@ -128,5 +128,7 @@ def _text(document: Mapping[str, Any], out: str) -> str:
             for x in document["table"]
         ]
         parts += ["", table([head, *lines], left=2)]
-    parts.append(f"\n{document['message']} Files are in {out}, in {document['seconds']:.0f} s.")
+    parts.append(
+        f"\n{document['message'].rstrip('.')}. Files are in {out}, in {document['seconds']:.0f} s."
+    )
     return "\n".join(parts)
