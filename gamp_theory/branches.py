@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ from gamp_theory.state_evolution import (
     Status,
     solve,
 )
+from gamp_theory.token_result import GeneralFixedPoint
+
+if TYPE_CHECKING:
+    from gamp_theory.token_branches import GeneralBranch
 
 __all__ = [
     "Branch",
@@ -222,6 +226,7 @@ class Branch:
         return "\n".join(lines) + ">"
 
 
+@overload
 def follow(
     point: FixedPoint,
     parameter: str,
@@ -234,7 +239,38 @@ def follow(
     most_points: int | None = None,
     with_replicon: bool = False,
     on_point: Callable[[FixedPoint], object] | None = None,
-) -> Branch:
+) -> Branch: ...
+
+
+@overload
+def follow(
+    point: GeneralFixedPoint,
+    parameter: str,
+    to: float,
+    *,
+    tol: float | None = None,
+    back_to: float | None = None,
+    through: Sequence[float] = (),
+    largest_step: float | None = None,
+    most_points: int | None = None,
+    with_replicon: bool = False,
+    on_point: Callable[[GeneralFixedPoint], object] | None = None,
+) -> GeneralBranch: ...
+
+
+def follow(
+    point: FixedPoint | GeneralFixedPoint,
+    parameter: str,
+    to: float,
+    *,
+    tol: float | None = None,
+    back_to: float | None = None,
+    through: Sequence[float] = (),
+    largest_step: float | None = None,
+    most_points: int | None = None,
+    with_replicon: bool = False,
+    on_point: Callable[[Any], object] | None = None,
+) -> Branch | GeneralBranch:
     """Follow the branch of a fixed point along a parameter, through folds.
 
     The branch is followed by its own length in the coordinates of :mod:`gamp_theory.branch_map`,
@@ -243,9 +279,11 @@ def follow(
 
     Parameters
     ----------
-    point : FixedPoint
+    point : FixedPoint or GeneralFixedPoint
         A fixed point with q > 0; the others of alpha, omega, lam and sigma stay as they are there.
+        One of a general model gives a :class:`gamp_theory.token_branches.GeneralBranch`.
     parameter : {"alpha", "omega", "lam", "sigma"}
+        A general model is followed along alpha and lam.
     to : float
         The branch is followed towards it, and ends where it reaches it.
     tol : float, optional
@@ -273,6 +311,21 @@ def follow(
     ValueError
         On bad input; if `point` is no fixed point, or has q = 0.
     """
+    if isinstance(point, GeneralFixedPoint):
+        from gamp_theory.token_branches import follow_general  # the pair route needs none of it
+
+        return follow_general(
+            point,
+            parameter,
+            to,
+            tol=tol,
+            back_to=back_to,
+            through=through,
+            largest_step=largest_step,
+            most_points=most_points,
+            with_replicon=with_replicon,
+            on_point=on_point,
+        )
     _check(point, parameter, to, back_to)
     tol = point.tol if tol is None else tol
     overlaps = point.overlaps

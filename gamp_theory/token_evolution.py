@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from gamp_theory.channel.general import (
     DEFAULT_MEMORY_LIMIT,
     SCRAMBLES,
-    FieldAverages,
     GeneralRule,
     general_rule,
     rule_bytes,
@@ -25,18 +24,20 @@ from gamp_theory.channel.general import (
 )
 from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
 from gamp_theory.result import Status
+from gamp_theory.token_map import TokenEvaluation, TokenMap, TokenSlopes, jackknife, mean_size
 from gamp_theory.token_model import GeneralModel
-from gamp_theory.token_overlaps import NOISE_FLOOR, Coordinates, TokenConjugates, TokenOverlaps
-from gamp_theory.token_prior import (
-    ridge_terms,
-    token_prior_energy,
-    token_prior_norm,
-    token_prior_overlaps,
-)
-from gamp_theory.token_result import GeneralFixedPoint, GeneralStability, TokenErrors
+from gamp_theory.token_overlaps import NOISE_FLOOR, TokenOverlaps
+from gamp_theory.token_prior import token_prior_energy, token_prior_norm
+from gamp_theory.token_result import GeneralFixedPoint, TokenErrors
 from gamp_theory.token_starts import TOKEN_STARTS, token_branch_name, token_start
 
-__all__ = ["check_general_arguments", "solve_general"]
+__all__ = [
+    "FIRST_SAMPLES",
+    "GeneralAnswer",
+    "GeneralSolver",
+    "check_general_arguments",
+    "solve_general",
+]
 
 Array = NDArray[np.float64]
 
@@ -57,14 +58,11 @@ SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
 CHORD_STEPS = 10
 #: Residual that ends the polishing, as a part of the tolerance.
 RESIDUAL_SHARE = 0.03
-STEP = 0.02  # of differences, in units of each coordinate
 LEVELS = 6
 #: The error falls at least like this power of the number of points.
 RATE = 0.55
 #: m and theta count relative to their largest entry, or to this part of their natural size.
 LEAST = 0.1
-ROTATION_STEP = 1e-4
-DEPENDENT = 1e-6  # relative size of a tangent that is taken for zero
 
 
 def check_general_arguments(
@@ -135,43 +133,41 @@ def solve_general(
         On bad input, before any work.
     """
     check_general_arguments(model, alpha, lam, start, tol)
-    return _GeneralSolver(
+    return GeneralSolver(
         model, float(alpha), float(lam), start, tol, with_stability, seed, memory_limit
     ).run()
 
 
 @dataclass(frozen=True, eq=False)
-class _Evaluation:
-    """One map: where, the value in coordinates, and the averages."""
+class GeneralAnswer:
+    """Overlaps and losses of a settled map.
 
-    x: Array
-    value: Array
-    averages: FieldAverages
-    conjugates: TokenConjugates
+    Attributes
+    ----------
+    overlaps : TokenOverlaps
+    errors : TokenErrors
+        Standard errors; that of the linear baseline is not known yet.
+    losses : dict
+        ``train``, ``variational`` and ``test``.
+    train_shifts, test_shifts : array, shape (scrambles,)
+        How these losses change when one scramble is left out.
+    worst : float
+        Largest standard error over what is allowed.
+    """
 
-
-@dataclass(frozen=True, eq=False)
-class _Slopes:
-    """Derivatives of the map, with one scramble left out in each, and of the test error."""
-
-    matrix: Array  # (n, n)
-    without: Array  # (scrambles, n, n)
-    test_error: Array  # (n,)
-
-
-@dataclass(frozen=True, eq=False)
-class _Answer:
     overlaps: TokenOverlaps
     errors: TokenErrors
     losses: dict[str, float]
-    worst: float  # largest bar over what is allowed
+    train_shifts: Array
+    test_shifts: Array
+    worst: float
 
 
 class _Vanishes(Exception):
     """The student shrinks to nothing: the search is on its way to Q = 0."""
 
 
-class _GeneralSolver:
+class GeneralSolver(TokenMap):
     """One solve: search with few points, then Newton steps with more and more of them."""
 
     def __init__(
@@ -181,103 +177,21 @@ class _GeneralSolver:
         lam: float,
         start: str | TokenOverlaps,
         tol: float,
-        with_stability: bool,
-        seed: int,
-        memory_limit: int,
+        with_stability: bool = True,
+        seed: int = 0,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
     ) -> None:
-        self.model, self.alpha, self.lam, self.start, self.tol = model, alpha, lam, start, tol
+        super().__init__(model, alpha, lam)
+        self.start, self.tol = start, tol
         self.with_stability, self.seed, self.memory_limit = with_stability, seed, memory_limit
-        self.coordinates = Coordinates.of(model.law, model.rank)
         self.rule: GeneralRule | None = None
-        self.maps = self.other_maps = 0
         self.last: Array | None = None
         self.began = time.perf_counter()
-
-    # -- the map ------------------------------------------------------------------------------
-
-    def map(self, x: Array, rule: GeneralRule) -> _Evaluation:
-        """One undamped map.
-
-        Raises
-        ------
-        ValueError
-            If x, or where it leads, is outside the domain.
-        """
-        averages = rule.averages(self.coordinates.unpack(x))
-        hats = averages.conjugates(self.alpha)
-        return _Evaluation(x, self.prior(hats), averages, hats)
-
-    def prior(self, hats: TokenConjugates) -> Array:
-        return self.coordinates.pack(token_prior_overlaps(self.model.law, hats, self.lam))
-
-    def without_one(self, averages: FieldAverages) -> list[Array]:
-        """Averages over all scrambles but one."""
-        total, count = averages.values.sum(axis=0), len(averages.values)
-        return [(total - values) / (count - 1) for values in averages.values]
-
-    def values_without_one(self, averages: FieldAverages) -> Array:
-        """The map with one scramble left out, shape (scrambles, n)."""
-        return np.array(
-            [
-                self.prior(averages.conjugates(self.alpha, values))
-                for values in self.without_one(averages)
-            ]
-        )
-
-    def units(self, x: Array) -> Array:
-        """Natural size of each coordinate."""
-        overlaps, where = self.coordinates.unpack(x), self.coordinates.slices
-        q, V = _size(overlaps.q), _size(overlaps.V)
-        rho = _size(self.model.law.rho)
-        units = np.empty(len(x))
-        units[where["noise"]] = math.sqrt(_size(overlaps.noise(self.model.law.rho)))
-        units[where["m"]] = math.sqrt(q)
-        units[where["V"]] = math.sqrt(V)
-        units[where["theta"]] = math.sqrt(q * rho)
-        return units
-
-    def orbit(self, x: Array) -> Array:
-        """Orthonormal directions in which x moves when the student is rotated, shape (n, k)."""
-        rank = self.model.rank
-        columns = []
-        if rank > 1 and self.model.rotation_invariant:
-            overlaps = self.coordinates.unpack(x)
-            for a in range(rank):
-                for b in range(a):
-                    turned = []
-                    for sign in (1, -1):
-                        O = np.eye(rank)
-                        c, s = math.cos(ROTATION_STEP), sign * math.sin(ROTATION_STEP)
-                        O[np.ix_([a, b], [a, b])] = [[c, s], [-s, c]]
-                        turned.append(self.coordinates.pack(overlaps.rotated(O)))
-                    columns.append((turned[0] - turned[1]) / (2 * ROTATION_STEP))
-        if not columns:
-            return np.zeros((len(x), 0))
-        U, sizes, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
-        return U[:, sizes > DEPENDENT * float(np.linalg.norm(x))]
-
-    def residual(self, evaluation: _Evaluation) -> Array:
-        """F(x) - x without what only rotates the student."""
-        f = evaluation.value - evaluation.x
-        B = self.orbit(evaluation.x)
-        return f - B @ (B.T @ f)
-
-    def moved(self, x: Array, rule: GeneralRule) -> float:
-        """How far a state is from where its rule was made."""
-        there, here = rule.at, self.coordinates.unpack(x)
-        rho = self.model.law.rho
-        q = _size(there.q)
-        return max(
-            float(np.max(abs(here.V - there.V))) / _size(there.V),
-            float(np.max(abs(here.noise(rho) - there.noise(rho)))) / _size(there.noise(rho)),
-            float(np.max(abs(here.m - there.m), initial=0)) / math.sqrt(q),
-            float(np.max(abs(here.theta - there.theta))) / math.sqrt(q * _size(rho)),
-        )
 
     def admissible(self, x: Array) -> bool:
         """Whether the map can be taken at x, and x is within reach of the last state."""
         overlaps = self.coordinates.unpack(x)
-        q, V = _size(overlaps.q), _size(overlaps.V)
+        q, V = mean_size(overlaps.q), mean_size(overlaps.V)
         largest = 4 * float(np.max(self.model.law.gamma)) / self.lam
         for matrix in (overlaps.noise(self.model.law.rho), overlaps.V):
             lowest = np.linalg.eigvalsh(matrix)
@@ -288,16 +202,17 @@ class _GeneralSolver:
         if self.last is None:
             return True
         before = self.coordinates.unpack(self.last)
-        ratios = (q / _size(before.q), V / _size(before.V))
+        ratios = (q / mean_size(before.q), V / mean_size(before.V))
         return all(1 / REACH < ratio < REACH for ratio in ratios)
 
     # -- stages -------------------------------------------------------------------------------
 
     def run(self) -> GeneralFixedPoint:
+        """Search, and polish what is found."""
         x = self.coordinates.pack(self.first_state())
         try:
             x, status = self.search(x)
-            if _size(self.coordinates.unpack(x).q) < SMALL_Q * _size(self.model.law.rho):
+            if mean_size(self.coordinates.unpack(x).q) < SMALL_Q * mean_size(self.model.law.rho):
                 raise _Vanishes
         except _Vanishes:  # Q = 0 is not among the answers of this version
             assert self.last is not None
@@ -310,6 +225,7 @@ class _GeneralSolver:
             return self.failed(x, Status.LEFT_DOMAIN)
 
     def first_state(self) -> TokenOverlaps:
+        """Where the search begins."""
         if isinstance(self.start, str):
             return token_start(self.start, self.model, self.alpha, self.lam)
         # averages are taken inside the domain: a start on its edge is moved off
@@ -325,10 +241,10 @@ class _GeneralSolver:
         def cheap(x: Array) -> Array:
             self.maps += 1
             self.last = x
-            if _size(self.coordinates.unpack(x).q) < VANISHING * _size(self.model.law.rho):
+            if mean_size(self.coordinates.unpack(x).q) < VANISHING * mean_size(self.model.law.rho):
                 raise _Vanishes
             try:
-                if self.rule is None or self.moved(x, self.rule) > MOVED:
+                if self.rule is None or self.moved(x, self.rule.at) > MOVED:
                     self.rule = self.make(x, SEARCH_SAMPLES)
                 evaluation = self.map(x, self.rule)
             except ValueError:  # outside the domain
@@ -359,6 +275,7 @@ class _GeneralSolver:
     def make(
         self, x: Array, samples: int, *, brief: bool = False, audit: bool = False
     ) -> GeneralRule:
+        """A rule at x, its wells searched from those of the last one."""
         return general_rule(
             self.model,
             self.coordinates.unpack(x),
@@ -371,44 +288,69 @@ class _GeneralSolver:
         )
 
     def polish(self, x: Array) -> GeneralFixedPoint:
-        """Chord steps at more and more points, until the error bars are below the tolerance."""
-        samples = FIRST_SAMPLES
-        most = MOST_SAMPLES
-        while most > samples and rule_bytes(self.model, most) > self.memory_limit:
-            most //= 2
-        slopes: _Slopes | None = None
-        for level in range(LEVELS):
-            x = self.representative(x)
-            self.rule = rule = self.make(x, samples, brief=level > 0)
-            if slopes is None:
-                x = self.representative(self.approach(x, rule))
-                if self.moved(x, rule) > STRETCHED:
-                    self.rule = rule = self.make(x, samples)
-                slopes = self.slopes(x, rule)
-            for _ in range(CHORD_STEPS):
-                if self.moved(x, rule) > STRETCHED:
-                    self.rule = rule = self.make(x, samples, brief=True)
-                evaluation = self.map(x, rule)
-                self.maps += 1
-                f = self.residual(evaluation)
-                if np.max(abs(f) / self.units(x)) <= RESIDUAL_SHARE * self.tol:
-                    break
-                step = self.propagate(slopes, evaluation, f)
-                if not self.admissible(x + step):
-                    break
-                x = x + step
-            evaluation = self.map(x, rule)
+        """The answer near x, where a search has ended."""
+        x = self.representative(x)
+        self.rule = rule = self.make(x, FIRST_SAMPLES)
+        x = self.representative(self.approach(x, rule))
+        if self.moved(x, rule.at) > STRETCHED:
+            self.rule = rule = self.make(x, FIRST_SAMPLES)
+        return self.finish(x, self.slopes(x, rule), FIRST_SAMPLES)
+
+    def finish(
+        self,
+        x: Array,
+        slopes: TokenSlopes,
+        samples: int,
+        linear: tuple[float, float] | None = None,
+    ) -> GeneralFixedPoint:
+        """Chord steps at more and more points, until the error bars are below the tolerance.
+
+        The linear baseline with its error is computed where it is not given.
+        """
+        most = self.most_samples()
+        for _ in range(LEVELS):
+            evaluation = self.settle(x, slopes, samples)
             answer = self.answer(evaluation, slopes)
             if answer.worst <= 1 or samples >= most:
                 break
-            wanted = samples * answer.worst ** (1 / RATE)
-            while samples < most and samples < wanted:
-                samples *= 2
-        assert slopes is not None
-        audited = self.make(x, samples, brief=True, audit=True)
-        missed = audited.missed / max(audited.audited, 1)
+            x, samples = self.representative(evaluation.x), self.finer(samples, answer.worst)
+        audited = self.make(evaluation.x, samples, brief=True, audit=True)
         status = Status.CONVERGED if answer.worst <= 1 else Status.QUADRATURE_LIMIT
-        return self.point(evaluation, answer, slopes, status, samples, missed, audited)
+        return self.point(evaluation, answer, slopes, status, audited, linear)
+
+    def most_samples(self) -> int:
+        """The most points a scramble may have."""
+        most = MOST_SAMPLES
+        while most > FIRST_SAMPLES and rule_bytes(self.model, most) > self.memory_limit:
+            most //= 2
+        return most
+
+    def finer(self, samples: int, ratio: float) -> int:
+        """How many points it takes to make an error smaller by `ratio`, if there may be so many."""
+        wanted, most = samples * ratio ** (1 / RATE), self.most_samples()
+        while samples < most and samples < wanted:
+            samples *= 2
+        return samples
+
+    def settle(self, x: Array, slopes: TokenSlopes, samples: int) -> TokenEvaluation:
+        """The fixed point near x of the map with so many points, by chord steps; the last map."""
+        for _ in range(CHORD_STEPS):
+            if (
+                self.rule is None
+                or self.rule.samples != samples
+                or self.moved(x, self.rule.at) > STRETCHED
+            ):
+                self.rule = self.make(x, samples, brief=True)
+            evaluation = self.map(x, self.rule)
+            self.maps += 1
+            f = self.residual(evaluation)
+            if np.max(abs(f) / self.units(x)) <= RESIDUAL_SHARE * self.tol:
+                break
+            step = self.propagate(slopes, evaluation, f)
+            if not self.admissible(x + step):
+                break
+            x = x + step
+        return evaluation
 
     def representative(self, x: Array) -> Array:
         """The canonical point of the orbit of x, if there is one."""
@@ -441,51 +383,9 @@ class _GeneralSolver:
         )
         return result.x
 
-    def slopes(self, x: Array, rule: GeneralRule) -> _Slopes:
-        """Jacobian of the map by central differences, also with each scramble left out."""
-        units = STEP * self.units(x)
-        columns, without, test = [], [], []
-        for j in range(len(x)):
-            sides = []
-            for sign in (1, -1):
-                z = x.copy()
-                z[j] += sign * units[j]
-                evaluation = self.map(z, rule)
-                self.other_maps += 1
-                # a difference of Cholesky factors needs both with one sign
-                sides.append(
-                    (
-                        evaluation.value,
-                        self.values_without_one(evaluation.averages),
-                        float(evaluation.averages.test_error.mean()),
-                    )
-                )
-            width = 2 * units[j]
-            columns.append((sides[0][0] - sides[1][0]) / width)
-            without.append((sides[0][1] - sides[1][1]) / width)
-            test.append((sides[0][2] - sides[1][2]) / width)
-        return _Slopes(np.stack(columns, axis=1), np.stack(without, axis=2), np.array(test))
-
-    def propagate(self, slopes: _Slopes, evaluation: _Evaluation, f: Array) -> Array:
-        """``(1 - J)^-1 f`` among the coordinates that take part, off the orbit; f (..., n)."""
-        x = evaluation.x
-        B = self.orbit(x)
-        active = (x != 0) | (evaluation.value != 0)
-        project = np.eye(len(x)) - B @ B.T
-        unit = self.units(x)
-        matrix = np.eye(len(x)) - project @ slopes.matrix @ project
-        matrix = (matrix * unit / unit[:, None])[np.ix_(active, active)]
-        step = np.zeros_like(f)
-        scaled = (f @ project.T / unit)[..., active]
-        # at a fold the matrix is singular, and the short step is the right one
-        step[..., active] = np.linalg.lstsq(matrix, np.atleast_2d(scaled).T, rcond=1e-12)[
-            0
-        ].T.reshape(scaled.shape)
-        return (step * unit) @ project.T
-
     # -- answers ------------------------------------------------------------------------------
 
-    def answer(self, evaluation: _Evaluation, slopes: _Slopes) -> _Answer:
+    def answer(self, evaluation: TokenEvaluation, slopes: TokenSlopes) -> GeneralAnswer:
         """Overlaps and losses with their standard errors."""
         x, averages = evaluation.x, evaluation.averages
         # The canonical representative was taken before the last steps, which do not turn it.  Not
@@ -504,7 +404,7 @@ class _GeneralSolver:
         for name in ("q", "m", "V", "theta"):
             value = getattr(overlaps, name)
             spread = np.array([getattr(other, name) - value for other in moved])
-            bars[name] = _jackknife(spread) + abs(getattr(still, name) - value)
+            bars[name] = jackknife(spread) + abs(getattr(still, name) - value)
             worst = max(worst, float(np.max(bars[name], initial=0)) / (self.tol * sizes[name]))
         hats, law = evaluation.conjugates, self.model.law
         envelope, test = averages.envelope, averages.test_error
@@ -519,10 +419,10 @@ class _GeneralSolver:
         )
         test_error = float(test.mean())
         test_shifts = (test_error - test) / (count - 1) + shifts @ slopes.test_error
-        test_bar = _jackknife(test_shifts).item() + abs(float(left @ slopes.test_error))
+        test_bar = jackknife(test_shifts).item() + abs(float(left @ slopes.test_error))
         # stationary in the overlaps: the error of the envelope is all
-        train_bar = self.alpha * float(np.std(envelope, ddof=1)) / math.sqrt(count)
-        train_bar += abs(train - variational)
+        train_shifts = self.alpha * (mean_envelope - envelope) / (count - 1)
+        train_bar = jackknife(train_shifts).item() + abs(train - variational)
         worst = max(worst, train_bar / (self.tol * abs(train)), test_bar / (self.tol * test_error))
         errors = TokenErrors(
             bars["q"],
@@ -535,7 +435,7 @@ class _GeneralSolver:
             math.nan,  # filled in at the end
         )
         losses = {"train": train, "variational": variational, "test": test_error}
-        return _Answer(overlaps, errors, losses, worst)
+        return GeneralAnswer(overlaps, errors, losses, train_shifts, test_shifts, worst)
 
     def sizes(self, overlaps: TokenOverlaps) -> dict[str, float]:
         """What the tolerance of each overlap is relative to."""
@@ -548,26 +448,18 @@ class _GeneralSolver:
             "theta": max(float(np.max(abs(overlaps.theta))), LEAST * math.sqrt(q * rho)),
         }
 
-    def coupling(self, x: TokenOverlaps, hats: TokenConjugates) -> float:
-        """``(1/2) sum tr[V_hat q - q_hat V] - sum m_hat.m - sum tr[theta_hat theta^T]``."""
-        return float(
-            0.5 * np.sum(hats.V_hat * x.q - hats.q_hat * x.V)
-            - np.sum(hats.m_hat * x.m)
-            - np.sum(hats.theta_hat * x.theta)
-        )
-
     def point(
         self,
-        evaluation: _Evaluation,
-        answer: _Answer,
-        slopes: _Slopes,
+        evaluation: TokenEvaluation,
+        answer: GeneralAnswer,
+        slopes: TokenSlopes,
         status: Status,
-        samples: int,
-        missed: float,
         rule: GeneralRule,
+        linear: tuple[float, float] | None = None,
     ) -> GeneralFixedPoint:
-        errors = answer.errors
-        linear, linear_error = token_linear_error(
+        """What is returned; `rule` is that of the answer, audited."""
+        errors, samples = answer.errors, rule.samples
+        linear_error, linear_bar = linear or token_linear_error(
             self.model, min(4 * samples, MOST_SAMPLES), seed=self.seed
         )
         branch = token_branch_name(
@@ -590,8 +482,8 @@ class _GeneralSolver:
             train_loss=answer.losses["train"],
             train_loss_variational=answer.losses["variational"],
             test_error=answer.losses["test"],
-            linear_error=linear,
-            errors=errors._replace(linear_error=linear_error),
+            linear_error=linear_error,
+            errors=errors._replace(linear_error=linear_bar),
             residual=float(np.max(abs(self.residual(evaluation)) / self.units(evaluation.x))),
             iterations=self.maps,
             map_evaluations=self.maps + self.other_maps,
@@ -600,7 +492,7 @@ class _GeneralSolver:
             tol=self.tol,
             samples=samples,
             scrambles=SCRAMBLES,
-            missed_wells=missed,
+            missed_wells=rule.missed / max(rule.audited, 1),
             stability=stability,
         )
 
@@ -636,58 +528,6 @@ class _GeneralSolver:
             stability=None,
         )
 
-    def stability(
-        self, evaluation: _Evaluation, slopes: _Slopes, rule: GeneralRule
-    ) -> GeneralStability:
-        """Eigenvalues off the orbit, replicon and jump mass, with their standard errors."""
-        x = evaluation.x
-        B = self.orbit(x)
-        across = np.linalg.svd(B, full_matrices=True)[0][:, B.shape[1] :]
-
-        def eigenvalues(J: Array) -> Array:
-            values = np.linalg.eigvals(across.T @ J @ across)
-            return values[np.argsort(-values.real, kind="stable")]
-
-        values = eigenvalues(slopes.matrix)
-        leading = np.array([eigenvalues(J)[0].real for J in slopes.without])
-        overlaps = self.coordinates.unpack(x)
-        diagonal, square = rule.derivatives(overlaps)
-        averages = rule.averages(overlaps)
-        others = len(diagonal) - 1
-        replicons, masses = [], []
-        for s in range(-1, len(diagonal)):  # -1: all scrambles
-            if s < 0:
-                D, M, sums = diagonal.mean(axis=0), square.mean(axis=0), None
-            else:
-                D = (diagonal.sum(axis=0) - diagonal[s]) / others
-                M = (square.sum(axis=0) - square[s]) / others
-                sums = (averages.values.sum(axis=0) - averages.values[s]) / others
-            hats = averages.conjugates(self.alpha, sums)
-            gap = -D - hats.V_hat / self.alpha
-            masses.append(float(np.einsum("lab,lba->", overlaps.V, gap)))
-            response = self.noise_response(evaluation.conjugates) @ (self.alpha * M)
-            replicons.append(float(np.max(abs(np.linalg.eigvals(response)))))
-        return GeneralStability(
-            eigenvalues=tuple(complex(value) for value in values),
-            spectral_radius=float(np.max(abs(values))),
-            leading_error=float(_jackknife(leading - leading.mean())),
-            orbit_directions=B.shape[1],
-            replicon=replicons[0],
-            replicon_error=float(_jackknife(np.array(replicons[1:]) - replicons[0])),
-            jump_mass=masses[0],
-            jump_mass_error=float(_jackknife(np.array(masses[1:]) - masses[0])),
-            stable=bool(values[0].real < 1),
-        )
-
-    def noise_response(self, hats: TokenConjugates) -> Array:
-        """``dq_l = int gamma_l A^-1 (sum_k gamma_k dq_hat_k) A^-1`` as a matrix."""
-        law = self.model.law
-        inverse = ridge_terms(law, hats, self.lam).inverse
-        size = self.model.tokens * self.model.rank**2
-        return np.einsum(
-            "j,jl,jk,jac,jdb->labkcd", law.weights, law.gamma, law.gamma, inverse, inverse
-        ).reshape(size, size)
-
 
 _STATUS = {
     FixedPointStatus.CONVERGED: Status.CONVERGED,
@@ -695,15 +535,3 @@ _STATUS = {
     FixedPointStatus.LEFT_DOMAIN: Status.LEFT_DOMAIN,
     FixedPointStatus.NON_FINITE: Status.NON_FINITE,
 }
-
-
-def _size(matrices: Array) -> float:
-    """Mean diagonal entry."""
-    return float(np.mean(np.diagonal(matrices, axis1=1, axis2=2)))
-
-
-def _jackknife(deviations: Array) -> Array:
-    """Standard error from values with one scramble left out, minus the whole; first axis."""
-    count = len(deviations)
-    centred = deviations - deviations.mean(axis=0)
-    return np.sqrt((count - 1) / count * np.sum(centred**2, axis=0))

@@ -41,7 +41,7 @@ __all__ = [
 Vector = NDArray[np.float64]
 
 LOCATE = 40  # steps of the search for a special point along the curve
-LOCATED = 1e-10  # length that is as good as none
+LOCATED = 1e-10  # length that is as good as none, unless the control says otherwise
 STATIONARY = 1e-14  # the same for p at a fold, where it is stationary
 REFINE = 12  # Newton steps of the augmented system of a fold
 
@@ -103,6 +103,9 @@ class StepControl:
         Newton steps (one Jacobian for all, updated by their success) before a step is refused.
     points : int
         Most points of a curve.
+    located : float
+        Length along the curve to which special points are located: more than the default where
+        the residual is known to jump.
     """
 
     first: float = 0.05
@@ -113,6 +116,7 @@ class StepControl:
     stray: float = 0.5
     corrections: int = 5
     points: int = 400
+    located: float = LOCATED
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,6 +232,7 @@ def follow_curve(
     tangent: ArrayLike | None = None,
     on_point: Callable[[CurvePoint], bool] | None = None,
     on_special: Callable[[SpecialPoint], object] | None = None,
+    look_for: Sequence[str] = ("fold", "branch point"),
 ) -> Curve:
     """Follow the solution through ``(x, p)``, at first towards `to`.
 
@@ -251,6 +256,8 @@ def follow_curve(
         the curve ends there if it returns True.
     on_special : callable, optional
         Called with each special point, while the residual is as it was when that was located.
+    look_for : sequence of {"fold", "branch point"}
+        Kinds of special points to look for.
 
     Returns
     -------
@@ -263,7 +270,9 @@ def follow_curve(
     """
     if to == p and tangent is None:
         raise ValueError(f"the curve starts at p = {p!r} and is to end there")
-    run = _Run(problem, control or StepControl(), to, back_to, through, on_point, on_special)
+    run = _Run(
+        problem, control or StepControl(), to, back_to, through, on_point, on_special, look_for
+    )
     return run.follow(np.asarray(x, dtype=float), float(p), tangent)
 
 
@@ -457,8 +466,10 @@ class _Run(_Corrector):
         through: Sequence[float],
         on_point: Callable[[CurvePoint], bool] | None,
         on_special: Callable[[SpecialPoint], object] | None,
+        look_for: Sequence[str],
     ) -> None:
         super().__init__(problem, control)
+        self.look_for = look_for
         self.ends, self.on_point, self.on_special = (to, back_to), on_point, on_special
         self.marks = (to, back_to, *through)
         self.points: list[CurvePoint] = []
@@ -586,9 +597,9 @@ class _Run(_Corrector):
 
     def look_between(self, left: CurvePoint, right: CurvePoint) -> None:
         """Locate what happens between two neighbours."""
-        if left.tangent[-1] * right.tangent[-1] < 0:
+        if "fold" in self.look_for and left.tangent[-1] * right.tangent[-1] < 0:
             self.locate("fold", left, right)
-        if left.orientation * right.orientation < 0:
+        if "branch point" in self.look_for and left.orientation * right.orientation < 0:
             self.locate("branch point", left, right)
 
     def locate(
@@ -627,7 +638,7 @@ class _Run(_Corrector):
         s = length * ends[0] / (ends[0] - ends[1])
         root = None
         # what is asked of the second pass is the least that it can tell
-        for close in (1e-2 * length, LOCATED):
+        for close in (1e-2 * length, self.control.located):
             self.prepare(_hermite(left, right, s / length)[0] if root is None else root.z)
             offset = (0.1 if root is None else 1e-2) * length
             root = self.secants(test, s, offset, close, kind == "fold")
@@ -669,7 +680,8 @@ class _Run(_Corrector):
                 return here
             step = -here.value * (here.s - before.s) / (here.value - before.value)
             # what `test` returns for a fold is dp/ds, so p is off by its product with the step
-            if abs(step) <= close or (stationary and abs(here.value * step) <= STATIONARY):
+            flat = max(STATIONARY, self.control.located**2)
+            if abs(step) <= close or (stationary and abs(here.value * step) <= flat):
                 return here
             step = math.copysign(min(abs(step), 10 * offset), step)
             before, here = here, test(here.s + step)
@@ -677,7 +689,7 @@ class _Run(_Corrector):
 
     def sides(self, test: Callable[[float], _Test | None], root: _Test) -> tuple[float, float]:
         """Values of p on either side of a branch point, where the determinant has its signs."""
-        reach = 10 * LOCATED
+        reach = 10 * self.control.located
         for _ in range(8):
             below, above = test(root.s - reach), test(root.s + reach)
             if below is not None and above is not None and below.value * above.value < 0:
