@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,15 @@ from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.bracketing import Sample
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import (
+    GENERAL_TOL,
+    PAIR_TOL,
     QUADRATURE_SHARE,
     FixedPoint,
     Status,
     check_arguments,
     solve,
 )
+from gamp_theory.token_model import GeneralModel
 from gamp_theory.transition_equations import (
     EqualTestError,
     EqualTrainLosses,
@@ -40,6 +43,9 @@ from gamp_theory.transition_equations import (
     Pitchfork,
     TransitionEquations,
 )
+
+if TYPE_CHECKING:
+    from gamp_theory.token_transitions import GeneralTransition
 
 __all__ = [
     "KINDS",
@@ -168,30 +174,58 @@ class Transition:
         )
 
 
+@overload
 def find_transition(
     model: AttentionModel,
     kind: str,
     alpha: float | tuple[float, float] = (0.01, 4.0),
     lam: float | tuple[float, float] = 0.01,
-    tol: float = 1e-6,
+    tol: float | None = None,
     *,
     omega: tuple[float, float] | None = None,
     sigma: tuple[float, float] | None = None,
     progress: Callable[[float], object] | None = None,
-) -> Transition:
+) -> Transition: ...
+
+
+@overload
+def find_transition(
+    model: GeneralModel,
+    kind: str,
+    alpha: float | tuple[float, float] = (0.01, 4.0),
+    lam: float | tuple[float, float] = 0.01,
+    tol: float | None = None,
+    *,
+    progress: Callable[[float], object] | None = None,
+) -> GeneralTransition: ...
+
+
+def find_transition(
+    model: AttentionModel | GeneralModel,
+    kind: str,
+    alpha: float | tuple[float, float] = (0.01, 4.0),
+    lam: float | tuple[float, float] = 0.01,
+    tol: float | None = None,
+    *,
+    omega: tuple[float, float] | None = None,
+    sigma: tuple[float, float] | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> Transition | GeneralTransition:
     """Locate a transition between fixed points in one parameter: the one that is given as a range.
 
     Parameters
     ----------
-    model : AttentionModel
+    model : AttentionModel or GeneralModel
+        A general one gives a :class:`gamp_theory.token_transitions.GeneralTransition`.
     kind : str
         One of :data:`KINDS`; see :class:`Transition`.
     alpha, lam : float or (low, high)
         Samples per dimension, and ridge.
-    tol : float
-        Accuracy of the fixed points.
+    tol : float, optional
+        Accuracy of the fixed points, 1e-6 by default; for a general model the relative standard
+        error of the value that is aimed at, .01 by default.
     omega, sigma : (low, high), optional
-        To search in one of them, at a given alpha.
+        To search in one of them, at a given alpha.  Not for a general model.
     progress : callable, optional
         Called with the parameter at every point of the branches that are followed.
 
@@ -213,6 +247,8 @@ def find_transition(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     given = {"alpha": alpha, "lam": lam, "omega": omega, "sigma": sigma}
+    if isinstance(model, GeneralModel) and (omega is not None or sigma is not None):
+        raise ValueError("a general model has transitions in alpha and lam, not omega or sigma")
     ranges = {name: value for name, value in given.items() if isinstance(value, tuple)}
     if len(ranges) != 1:
         raise ValueError(
@@ -224,6 +260,20 @@ def find_transition(
     good = 0 <= lo < hi <= 1 if parameter == "omega" else 0 < lo < hi
     if not (math.isfinite(hi) and good):
         raise ValueError(f"{parameter} must be a range with {low_allowed}, got {(lo, hi)!r}")
+    if isinstance(model, GeneralModel):
+        from gamp_theory.token_transitions import find_general_transition
+
+        other = lam if parameter == "alpha" else alpha
+        return find_general_transition(
+            model,
+            kind,
+            parameter,
+            (float(lo), float(hi)),
+            float(other),  # type: ignore[arg-type]
+            GENERAL_TOL if tol is None else tol,
+            progress=progress,
+        )
+    tol = PAIR_TOL if tol is None else tol
     numbers = {name: lo if name == parameter else given[name] for name in ("alpha", "lam")}
     check_arguments(model, numbers["alpha"], numbers["lam"], "semantic", tol)  # type: ignore[arg-type]
     place = Place(model, float(numbers["alpha"]), float(numbers["lam"]))  # type: ignore[arg-type]

@@ -37,6 +37,8 @@ LAYERS = [
         "solutions",
         "token_branch_map",
         "token_branches",
+        "token_transition_equations",
+        "token_transitions",
         "trajectory",
     },
     {
