@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gamp_theory.model import AttentionModel
     from gamp_theory.result import FixedPoint
     from gamp_theory.token_result import GeneralFixedPoint
+    from gamp_theory.token_transitions import GeneralTransition
     from gamp_theory.transitions import Transition
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OVERLAPS",
     "SETTLED",
     "general_point_record",
+    "general_transition_record",
     "model_record",
     "point_record",
     "settled",
@@ -39,12 +41,12 @@ SETTLED = ("converged", "does_not_exist")
 KNOWN = ("converged", "quadrature_limit")
 
 
-def settled(result: FixedPoint | GeneralFixedPoint | Transition) -> bool:
+def settled(result: FixedPoint | GeneralFixedPoint | Transition | GeneralTransition) -> bool:
     """Whether a result answers what was asked, by a number or by "there is none".
 
     A transition does so if its `others` do, too.
     """
-    others: tuple[Transition, ...] = getattr(result, "others", ())
+    others: tuple[Transition | GeneralTransition, ...] = getattr(result, "others", ())
     return result.status.token in SETTLED and all(map(settled, others))
 
 
@@ -148,31 +150,40 @@ def _general_stability_record(point: GeneralFixedPoint) -> dict[str, Any] | None
     }
 
 
+def general_transition_record(transition: GeneralTransition) -> dict[str, Any]:
+    """A transition in alpha of a general model."""
+    model = transition.model
+    return {
+        "kind": transition.kind,
+        "tokens": model.tokens,
+        "rank": model.rank,
+        "teacher_rank": model.teacher_rank,
+        "lam": transition.lam,
+        **_found(transition),
+        "samples": transition.samples,
+        "others": [_found(other) for other in transition.others],
+    }
+
+
 def transition_record(transition: Transition, model: AttentionModel, lam: float) -> dict[str, Any]:
     """A transition as the JSON object of the command line."""
     return {
         "kind": transition.kind,
         **model_record(model, lam),
-        "alpha": transition.value,
-        "error": transition.error,
-        "bracket": _bracket(transition),
-        "status": transition.status.token,
-        "message": transition.message,
-        "others": [
-            {
-                "alpha": other.value,
-                "error": other.error,
-                "bracket": _bracket(other),
-                "status": other.status.token,
-                "message": other.message,
-            }
-            for other in transition.others
-        ],
+        **_found(transition),
+        "others": [_found(other) for other in transition.others],
     }
 
 
-def _bracket(transition: Transition) -> list[float] | None:
-    return list(transition.bracket) if math.isfinite(transition.bracket[0]) else None
+def _found(transition: Transition | GeneralTransition) -> dict[str, Any]:
+    bracket = transition.bracket
+    return {
+        "alpha": transition.value,
+        "error": transition.error,
+        "bracket": list(bracket) if math.isfinite(bracket[0]) else None,
+        "status": transition.status.token,
+        "message": transition.message,
+    }
 
 
 def versions() -> str:

@@ -22,9 +22,15 @@ from gamp_theory.channel.general import GeneralRule
 from gamp_theory.numerics import arclength
 from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
 from gamp_theory.result import Status
+from gamp_theory.state_evolution import GENERAL_TOL
 from gamp_theory.token_branch_map import TokenBranchMap
-from gamp_theory.token_evolution import FIRST_SAMPLES, check_general_arguments
+from gamp_theory.token_evolution import (
+    FIRST_SAMPLES,
+    check_general_arguments,
+    solve_general,
+)
 from gamp_theory.token_map import TokenEvaluation, TokenSlopes, jackknife, mean_size
+from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_result import GeneralFixedPoint
 
@@ -33,6 +39,7 @@ __all__ = [
     "GeneralBranch",
     "GeneralSpecialPoint",
     "follow_general",
+    "trace_general",
 ]
 
 Array: TypeAlias = NDArray[np.float64]
@@ -224,6 +231,86 @@ def follow_general(
     map_ = TokenBranchMap(point.model, parameter, point.alpha, point.lam, tol, samples)
     run = _Run(map_, point, with_replicon, on_point, on_special)
     return run.follow(point.overlaps, to, value if back_to is None else back_to, through, control)
+
+
+def trace_general(
+    model: GeneralModel,
+    values: Sequence[float],
+    lam: float,
+    start: str,
+    *,
+    alpha: float | None = None,
+    along: str = "alpha",
+    tol: float = GENERAL_TOL,
+    progress: Callable[[GeneralFixedPoint], object] | None = None,
+) -> tuple[GeneralFixedPoint, ...]:
+    """A fixed point at each of the given values, from a named start, by continuation.
+
+    What :func:`gamp_theory.branches.trace` does for the two-token model: where the branch ends
+    before the last value, the named start is asked again.
+
+    Parameters
+    ----------
+    model : GeneralModel
+    values : sequence of float
+        Of the parameter, in the order to be followed.
+    lam : float
+        Ridge; not used along lam.
+    start : str
+        Named start.
+    alpha : float, optional
+        Needed along lam.
+    along : {"alpha", "lam"}
+    tol : float
+        As in :func:`gamp_theory.solve`.
+    progress : callable, optional
+        Called with every point as it is finished.
+
+    Returns
+    -------
+    tuple of GeneralFixedPoint
+        One per value, in the order given; failed ones with their status, none left out.
+
+    Raises
+    ------
+    ValueError
+        If `along` is neither, alpha is missing, or as :func:`gamp_theory.solve`.
+    """
+    if along not in GENERAL_PARAMETERS:
+        raise ValueError(
+            f"along must be one of {', '.join(GENERAL_PARAMETERS)} for a general model, got "
+            f"{along!r}"
+        )
+    if along == "lam" and alpha is None:
+        raise ValueError(f"alpha must be given along {along}, got None")
+    points: list[GeneralFixedPoint] = []
+
+    def finish(point: GeneralFixedPoint) -> None:
+        points.append(replace(point, start=start))
+        if progress is not None:
+            progress(points[-1])
+
+    while len(points) < len(values):
+        value = values[len(points)]
+        here = (value, lam) if along == "alpha" else (float(alpha or 0.0), value)
+        first = solve_general(model, *here, start, tol)
+        finish(first)
+        ahead = list(values[len(points) :])
+        waiting = list(ahead)
+        if first.converged and ahead and ahead[0] != value:
+
+            def passed(point: GeneralFixedPoint, waiting: list[float] = waiting) -> bool:
+                if getattr(point, along) == waiting[0]:
+                    del waiting[0]
+                    finish(point)
+                return not waiting
+
+            branch = follow_general(
+                first, along, ahead[-1], through=ahead[:-1], with_replicon=True, on_point=passed
+            )
+            if branch.stop is Stop.INTERRUPTED:
+                raise KeyboardInterrupt
+    return tuple(points)
 
 
 class _Run:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_general",
     "add_general_start",
+    "asks_general",
     "build_general",
     "general_record",
     "general_starts",
@@ -74,6 +75,12 @@ def refuse_general_start(start: str) -> None:
         )
 
 
+def asks_general(options: argparse.Namespace) -> bool:
+    """Whether any of the options of a general model was given."""
+    names = ("model", "tokens", "rank", "teacher_rank")
+    return any(getattr(options, name) is not None for name in names)
+
+
 def build_general(options: argparse.Namespace) -> GeneralModel | None:
     """The general model that the options describe; None for the two-token one.
 
@@ -85,9 +92,9 @@ def build_general(options: argparse.Namespace) -> GeneralModel | None:
     BadInput
         If a number is out of range, or options and file disagree.
     """
-    numbers = {"tokens": options.tokens, "rank": options.rank, "teacher rank": options.teacher_rank}
-    if options.model is None and all(value is None for value in numbers.values()):
+    if not asks_general(options):
         return None
+    numbers = {"tokens": options.tokens, "rank": options.rank, "teacher rank": options.teacher_rank}
     for name, value in numbers.items():
         low = 2 if name == "tokens" else 1
         if value is not None and value < low:

@@ -19,11 +19,13 @@ from gamp_theory.cli.arguments import (
     number_or_range,
     shown,
 )
+from gamp_theory.cli.general import add_general, build_general
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import concise
-from gamp_theory.records import settled, transition_record
+from gamp_theory.records import general_transition_record, settled, transition_record
 
 if TYPE_CHECKING:
+    from gamp_theory.token_transitions import GeneralTransition
     from gamp_theory.transitions import Transition
 
 __all__ = ["EMPTY", "add_parser", "run"]
@@ -73,7 +75,8 @@ def add_parser(commands: Commands) -> None:
         help="where to search, as a range of the sample ratio n/d (default: 0.01:4)",
     )
     add_model(command)
-    add_tol(command)
+    add_tol(command, general=True)
+    add_general(command)
 
 
 def run(options: argparse.Namespace) -> Answer:
@@ -81,30 +84,43 @@ def run(options: argparse.Namespace) -> Answer:
     span = options.alpha
     if not isinstance(span, Range) or span.count is not None:
         raise BadInput(f"alpha must be a range LO:HI to search in (without :N), got {shown(span)}")
-    model = build_model(options)
+    general = build_general(options)
+    model = None if general is not None else build_model(options)
 
-    from gamp_theory.state_evolution import check_arguments
+    from gamp_theory.state_evolution import GENERAL_TOL, PAIR_TOL, check_arguments
+    from gamp_theory.token_transitions import GeneralTransition
     from gamp_theory.transitions import find_transition
 
-    check_arguments(model, span.low, options.lam, "semantic", options.tol)
+    tol = options.tol
+    if tol is None:
+        tol = PAIR_TOL if general is None else GENERAL_TOL
+    if model is not None:
+        check_arguments(model, span.low, options.lam, "semantic", tol)
     began = time.perf_counter()
     with progress(None, "values of alpha") as advance:
-        transition = find_transition(
-            model,
+        transition: Transition | GeneralTransition = find_transition(
+            general or model,  # type: ignore[arg-type]
             options.kind,
             alpha=(span.low, span.high),
             lam=options.lam,
-            tol=options.tol,
+            tol=tol,
             progress=lambda _: advance(),
         )
-    record = transition_record(transition, model, options.lam)
+    if isinstance(transition, GeneralTransition):
+        record = general_transition_record(transition)
+    else:
+        assert model is not None
+        record = transition_record(transition, model, options.lam)
     record["seconds"] = time.perf_counter() - began
     exit_code = SUCCESS if settled(transition) else UNSETTLED
     return Answer(record, _text(transition, record), exit_code)
 
 
-def _text(transition: Transition, record: Mapping[str, Any]) -> str:
-    parameters = ", ".join(f"{name} = {record[name]:g}" for name in ("omega", "sigma", "lam"))
+def _text(transition: Transition | GeneralTransition, record: Mapping[str, Any]) -> str:
+    names = ("omega", "sigma", "tokens", "rank", "teacher_rank", "lam")
+    parameters = ", ".join(
+        f"{name.replace('_', ' ')} = {record[name]:g}" for name in names if name in record
+    )
     meaning = MEANING[transition.kind]
     if not math.isfinite(transition.value):
         return (
