@@ -45,12 +45,15 @@ __all__ = [
 Array: TypeAlias = NDArray[np.float64]
 
 GENERAL_PARAMETERS = ("alpha", "lam")
-#: Steps along a branch, in coordinates of which 1 is a natural unit.  A sample that changes wells
-#: makes the map jump by about 1e-4, which no residual can be asked to beat.
+#: Steps along a branch, in coordinates of which 1 is a natural unit.
 STEPS = StepControl(
-    first=0.15, smallest=5e-3, largest=0.5, tol=5e-4, angle=0.35, corrections=6, points=200,
-    located=1e-2,
-)  # fmt: skip
+    first=0.15, smallest=5e-3, largest=0.5, angle=0.35, corrections=6, points=200, located=1e-2
+)
+#: Residual of the curve times the points per scramble: a sample that changes wells makes the map
+#: jump, and no residual below that can be asked for.
+RESIDUAL = 0.5
+#: How often a curve that can not be begun is tried with twice as many points.
+DOUBLINGS = 3
 #: A branch is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-3
 #: Standard errors that the interval of a special point reaches to either side.
@@ -223,14 +226,23 @@ def follow_general(
     if to == value:
         raise ValueError(f"to must differ from the {parameter} of the point, got {to!r}")
     check_general_arguments(point.model, point.alpha, point.lam, point.overlaps, tol)
-    control = replace(
-        STEPS,
-        largest=largest_step or STEPS.largest,
-        points=most_points or STEPS.points,
-    )
-    map_ = TokenBranchMap(point.model, parameter, point.alpha, point.lam, tol, samples)
-    run = _Run(map_, point, with_replicon, on_point, on_special)
-    return run.follow(point.overlaps, to, value if back_to is None else back_to, through, control)
+    for doublings in range(DOUBLINGS + 1):
+        more = samples * 2**doublings
+        control = replace(
+            STEPS,
+            tol=RESIDUAL / more,
+            largest=largest_step or STEPS.largest,
+            points=most_points or STEPS.points,
+        )
+        map_ = TokenBranchMap(point.model, parameter, point.alpha, point.lam, tol, more)
+        run = _Run(map_, point, with_replicon, on_point, on_special)
+        back = value if back_to is None else back_to
+        try:
+            return run.follow(point.overlaps, to, back, through, control)
+        except ValueError:  # no solution at the start, to within the jumps of so few points
+            if run.points or doublings == DOUBLINGS:
+                raise
+    raise AssertionError("not reached")
 
 
 def trace_general(

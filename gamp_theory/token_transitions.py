@@ -287,18 +287,21 @@ class _Search:
                 continue
             if point.branch != name:
                 continue
-            pieces = [
-                follow_general(
-                    point,
-                    self.parameter,
-                    to,
-                    back_to=self.hi if to == self.lo else self.lo,
-                    on_point=self.seen,
-                    samples=SCAN_SAMPLES,
-                )
-                for to in (self.lo, self.hi)
-                if to != value
-            ]
+            try:
+                pieces = [
+                    follow_general(
+                        point,
+                        self.parameter,
+                        to,
+                        back_to=self.hi if to == self.lo else self.lo,
+                        on_point=self.seen,
+                        samples=SCAN_SAMPLES,
+                    )
+                    for to in (self.lo, self.hi)
+                    if to != value
+                ]
+            except ValueError:  # the point is no solution of the rule to be followed
+                continue
             if any(piece.stop is Stop.INTERRUPTED for piece in pieces):
                 raise KeyboardInterrupt
             found += pieces
