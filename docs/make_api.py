@@ -45,6 +45,9 @@ SECTIONS = {
     "Branches and transitions": (
         "branches",
         "transitions",
+        "token_line_result",
+        "token_branches",
+        "token_transitions",
         "transition_lines",
         "phase_diagram",
     ),

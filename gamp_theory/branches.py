@@ -52,7 +52,7 @@ from gamp_theory.state_evolution import (
 from gamp_theory.token_result import GeneralFixedPoint
 
 if TYPE_CHECKING:
-    from gamp_theory.token_branches import GeneralBranch
+    from gamp_theory.token_line_result import GeneralBranch
 
 __all__ = [
     "Branch",
@@ -281,7 +281,7 @@ def follow(
     ----------
     point : FixedPoint or GeneralFixedPoint
         A fixed point with q > 0; the others of alpha, omega, lam and sigma stay as they are there.
-        One of a general model gives a :class:`gamp_theory.token_branches.GeneralBranch`.
+        One of a general model gives a :class:`gamp_theory.token_line_result.GeneralBranch`.
     parameter : {"alpha", "omega", "lam", "sigma"}
         A general model is followed along alpha and lam.
     to : float

@@ -14,8 +14,8 @@ from gamp_theory import __version__
 if TYPE_CHECKING:
     from gamp_theory.model import AttentionModel
     from gamp_theory.result import FixedPoint
+    from gamp_theory.token_line_result import GeneralTransition
     from gamp_theory.token_result import GeneralFixedPoint
-    from gamp_theory.token_transitions import GeneralTransition
     from gamp_theory.transitions import Transition
 
 __all__ = [

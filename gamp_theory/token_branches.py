@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,18 +26,17 @@ from gamp_theory.state_evolution import GENERAL_TOL
 from gamp_theory.token_branch_map import TokenBranchMap
 from gamp_theory.token_evolution import (
     FIRST_SAMPLES,
-    check_general_arguments,
     solve_general,
 )
+from gamp_theory.token_line_result import INTERVAL, GeneralBranch, GeneralSpecialPoint
 from gamp_theory.token_map import TokenEvaluation, TokenSlopes, jackknife, mean_size
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_result import GeneralFixedPoint
+from gamp_theory.token_starts import check_general_arguments
 
 __all__ = [
     "GENERAL_PARAMETERS",
-    "GeneralBranch",
-    "GeneralSpecialPoint",
     "follow_general",
     "trace_general",
 ]
@@ -52,124 +51,12 @@ STEPS = StepControl(
 #: Residual of the curve times the points per scramble: a sample that changes wells makes the map
 #: jump, and no residual below that can be asked for.
 RESIDUAL = 0.5
+#: Error bars that exceed those of the map itself by more are those of a fold or pitchfork nearby.
+AMPLIFIED = 10.0
 #: How often a curve that can not be begun is tried with twice as many points.
 DOUBLINGS = 3
 #: A branch is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-3
-#: Standard errors that the interval of a special point reaches to either side.
-INTERVAL = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class GeneralSpecialPoint:
-    """Where something happens on a branch of the general model.
-
-    Attributes
-    ----------
-    kind : {"fold", "pitchfork", "merge"}
-        ``fold``: the branch turns back in the parameter; ``pitchfork``: the eigenvalue towards an
-        overlap that a symmetry keeps at 0 crosses 1, another branch leaves; ``merge``: m or theta
-        of this branch vanishes, here it ends on the one where it is 0.
-    parameter : {"alpha", "lam"}
-    value : float
-        For a pitchfork, interpolated between two points of the branch;
-        :func:`gamp_theory.find_transition` closes in on it.
-    error : float
-        Standard error; for a pitchfork or merge, that of the interpolation counts as well.
-    interval : tuple of float
-        Holds `value`: :data:`INTERVAL` standard errors to either side.
-    direction : str
-        ``"m"`` or ``"theta"``; empty for a fold.
-    overlaps : TokenOverlaps
-        There, or at the point before.
-    after : int
-        Index of the point of the branch before it.
-    """
-
-    kind: Literal["fold", "pitchfork", "merge"]
-    parameter: str
-    value: float
-    error: float
-    interval: tuple[float, float]
-    direction: str
-    overlaps: TokenOverlaps = field(repr=False)
-    after: int
-
-    def __post_init__(self) -> None:
-        if not self.interval[0] <= self.value <= self.interval[1]:
-            raise ValueError(
-                f"{self.kind} at {self.parameter} = {self.value!r} is outside {self.interval!r}"
-            )
-
-    def __repr__(self) -> str:
-        what = f"{self.kind} in {self.direction}" if self.direction else self.kind
-        return f"<{what} at {self.parameter} = {self.value:.6g} +- {self.error:.1g}>"
-
-
-@dataclass(frozen=True, eq=False)
-class GeneralBranch:
-    """Fixed points of the general model along one parameter, in the order of the branch.
-
-    Attributes
-    ----------
-    parameter : {"alpha", "lam"}
-    points : tuple of GeneralFixedPoint
-        With standard errors and stability; those whose accuracy was not reached say so by their
-        status.
-    slopes : array, shape (points,)
-        d log(parameter)/ds, s the length of the branch in its coordinates: 0 at a fold.
-    special : tuple of GeneralSpecialPoint
-        In the order of the branch.
-    stop : Stop
-    map_evaluations : int
-        Maps in all.
-    seconds : float
-    """
-
-    parameter: str
-    points: tuple[GeneralFixedPoint, ...]
-    slopes: Array
-    special: tuple[GeneralSpecialPoint, ...]
-    stop: Stop
-    map_evaluations: int
-    seconds: float
-
-    @property
-    def name(self) -> str:
-        """Uninformed, positional, semantic or mixed: what most of its points are called."""
-        names = [point.branch for point in self.points]
-        return max(names, key=names.count)
-
-    @property
-    def values(self) -> Array:
-        """The parameter at each point, shape (points,)."""
-        return np.array([getattr(point, self.parameter) for point in self.points], dtype=float)
-
-    @property
-    def message(self) -> str:
-        """Where and why it stopped, in a sentence."""
-        value = self.values[-1]
-        if self.stop is Stop.MERGED:
-            value = self.special[-1].value
-        return f"{self.stop.value} ({self.parameter} = {value:.6g})"
-
-    def of_kind(self, kind: str) -> tuple[GeneralSpecialPoint, ...]:
-        """The special points of one kind."""
-        return tuple(special for special in self.special if special.kind == kind)
-
-    def __repr__(self) -> str:
-        values = self.values
-        known = [point.stability.stable for point in self.points if point.stability is not None]
-        word = "stable" if all(known) else "unstable" if not any(known) else "partly stable"
-        flagged = sum(not point.converged for point in self.points)
-        lines = [
-            f"<GeneralBranch {self.name} along {self.parameter} from {values[0]:.6g} to "
-            f"{values[-1]:.6g}: {len(self.points)} points, {word}"
-            + (f", {flagged} flagged" if flagged else "")
-            + f"; {self.stop.token}: {self.message}",
-            *(f"  {special!r}" for special in self.special),
-        ]
-        return "\n".join(lines) + ">"
 
 
 def follow_general(
@@ -442,15 +329,13 @@ class _Run:
         solver.with_stability = False
         solver.rule = map_.rule
         answer = solver.answer(evaluation, slopes)
-        # across the curve, where no fold makes errors large
-        across = np.linalg.lstsq(here.jacobian, map_.deviations(here.p).T, rcond=None)[0].T
-        own = float(np.max(jackknife(across))) / map_.tol
-        if answer.worst > 1 and own > 0.3:
+        # errors that are large because 1 - J is nearly singular stay large with more points
+        own = float(np.max(jackknife(map_.deviations(here.p)))) / map_.tol
+        if 1 < answer.worst <= AMPLIFIED * own:
             if self.fine is not None:
                 solver.rule = self.fine
-            point = solver.finish(
-                evaluation.x, slopes, solver.finer(map_.samples, own), self.linear
-            )
+            samples = solver.finer(map_.samples, answer.worst)
+            point = solver.finish(evaluation.x, slopes, samples, self.linear)
             self.fine = solver.rule
         else:
             audited = solver.make(evaluation.x, map_.samples, brief=True, audit=True)

@@ -29,13 +29,12 @@ from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import NOISE_FLOOR, TokenOverlaps
 from gamp_theory.token_prior import token_prior_energy, token_prior_norm
 from gamp_theory.token_result import GeneralFixedPoint, TokenErrors
-from gamp_theory.token_starts import TOKEN_STARTS, token_branch_name, token_start
+from gamp_theory.token_starts import check_general_arguments, token_branch_name, token_start
 
 __all__ = [
     "FIRST_SAMPLES",
     "GeneralAnswer",
     "GeneralSolver",
-    "check_general_arguments",
     "solve_general",
 ]
 
@@ -63,40 +62,6 @@ LEVELS = 6
 RATE = 0.55
 #: m and theta count relative to their largest entry, or to this part of their natural size.
 LEAST = 0.1
-
-
-def check_general_arguments(
-    model: GeneralModel, alpha: float, lam: float, start: str | TokenOverlaps, tol: float
-) -> None:
-    """Refuse what :func:`solve_general` refuses.
-
-    Raises
-    ------
-    ValueError
-        Naming the argument, its value, and what is allowed.
-    """
-    for name, value, allowed, ok in (
-        ("alpha", alpha, "> 0", alpha > 0),
-        ("lam", lam, "> 0 for a general model", lam > 0),
-        ("tol", tol, "in [1e-5, 0.1] for a general model", 1e-5 <= tol <= 0.1),
-    ):
-        if not (math.isfinite(value) and ok):
-            raise ValueError(f"{name} must be {allowed} and finite, got {value!r}")
-    if isinstance(start, TokenOverlaps):
-        if (start.tokens, start.rank, start.teacher_rank) != (
-            model.tokens,
-            model.rank,
-            model.teacher_rank,
-        ):
-            raise ValueError(
-                f"the start has (L, r, t) = {(start.tokens, start.rank, start.teacher_rank)}, "
-                f"the model {(model.tokens, model.rank, model.teacher_rank)}"
-            )
-        start.check_domain(model.law.rho)
-    elif start not in TOKEN_STARTS:
-        raise ValueError(
-            f"start must be one of {', '.join(TOKEN_STARTS)} or TokenOverlaps, got {start!r}"
-        )
 
 
 def solve_general(

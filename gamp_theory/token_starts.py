@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -11,7 +13,13 @@ from gamp_theory.token_mechanisms import attention, pullback
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 
-__all__ = ["TOKEN_STARTS", "start_coefficients", "token_branch_name", "token_start"]
+__all__ = [
+    "TOKEN_STARTS",
+    "check_general_arguments",
+    "start_coefficients",
+    "token_branch_name",
+    "token_start",
+]
 
 Array = NDArray[np.float64]
 
@@ -24,6 +32,40 @@ ZERO_Q = 1e-4
 DRAWS = 2000
 #: Share of the start's variance that is noise.
 NOISE = 0.2
+
+
+def check_general_arguments(
+    model: GeneralModel, alpha: float, lam: float, start: str | TokenOverlaps, tol: float
+) -> None:
+    """Refuse what :func:`gamp_theory.token_evolution.solve_general` refuses.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, its value, and what is allowed.
+    """
+    for name, value, allowed, ok in (
+        ("alpha", alpha, "> 0", alpha > 0),
+        ("lam", lam, "> 0 for a general model", lam > 0),
+        ("tol", tol, "in [1e-5, 0.1] for a general model", 1e-5 <= tol <= 0.1),
+    ):
+        if not (math.isfinite(value) and ok):
+            raise ValueError(f"{name} must be {allowed} and finite, got {value!r}")
+    if isinstance(start, TokenOverlaps):
+        if (start.tokens, start.rank, start.teacher_rank) != (
+            model.tokens,
+            model.rank,
+            model.teacher_rank,
+        ):
+            raise ValueError(
+                f"the start has (L, r, t) = {(start.tokens, start.rank, start.teacher_rank)}, "
+                f"the model {(model.tokens, model.rank, model.teacher_rank)}"
+            )
+        start.check_domain(model.law.rho)
+    elif start not in TOKEN_STARTS:
+        raise ValueError(
+            f"start must be one of {', '.join(TOKEN_STARTS)} or TokenOverlaps, got {start!r}"
+        )
 
 
 def token_start(name: str, model: GeneralModel, alpha: float, lam: float) -> TokenOverlaps:

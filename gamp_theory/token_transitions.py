@@ -20,17 +20,18 @@ from scipy.interpolate import CubicHermiteSpline
 
 from gamp_theory.branches import Stop
 from gamp_theory.result import Status
-from gamp_theory.token_branches import GeneralBranch, GeneralSpecialPoint, follow_general
+from gamp_theory.token_branches import follow_general
 from gamp_theory.token_evolution import (
     FIRST_SAMPLES,
     GeneralSolver,
-    check_general_arguments,
     solve_general,
 )
+from gamp_theory.token_line_result import GeneralBranch, GeneralSpecialPoint, GeneralTransition
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_norm
 from gamp_theory.token_result import GeneralFixedPoint
+from gamp_theory.token_starts import check_general_arguments
 from gamp_theory.token_transition_equations import (
     SCAN_TOL,
     EqualGeneralTestError,
@@ -41,7 +42,7 @@ from gamp_theory.token_transition_equations import (
 )
 from gamp_theory.transitions import OTHER, OVERLAP, TransitionStatus
 
-__all__ = ["GeneralTransition", "find_general_transition"]
+__all__ = ["find_general_transition"]
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -68,71 +69,6 @@ WIDER = 2.0
 LEAST_BRACKET = 1e-6
 #: Two roots this many standard errors apart are one.
 SAME = 4.0
-
-
-@dataclass(frozen=True, eq=False)
-class GeneralTransition:
-    """A transition of a general model in one parameter.
-
-    Attributes
-    ----------
-    kind : str
-        One of :data:`gamp_theory.transitions.KINDS`; see :class:`gamp_theory.Transition`.
-    parameter : {"alpha", "lam"}
-        In which it was sought.
-    value : float
-        NaN where there is none.
-    error : float
-        Standard error, from that of what vanishes at the transition, scramble by scramble, and its
-        slope.
-    bracket : tuple of float
-        Holds `value`; at its ends the sign of what vanishes is certain to two standard errors at
-        least.  For a fold three standard errors to either side.
-    status : TransitionStatus
-    model : GeneralModel
-    alpha, lam : float
-        That of them which was sought is at `value`.
-    samples : int
-        Points per scramble of the answer.
-    sides : tuple of GeneralFixedPoint
-        The fixed points it is about, at the lower end of the bracket, without stability; at a fold
-        the last one before it.
-    others : tuple of GeneralTransition
-        Further ones in the range, at higher values.
-    """
-
-    kind: str
-    parameter: str
-    value: float
-    error: float
-    bracket: tuple[float, float]
-    status: TransitionStatus
-    model: GeneralModel
-    alpha: float
-    lam: float
-    samples: int = 0
-    sides: tuple[GeneralFixedPoint, ...] = ()
-    others: tuple[GeneralTransition, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.status is TransitionStatus.CONVERGED:
-            lo, hi = self.bracket
-            if not lo <= self.value <= hi:
-                raise ValueError(f"value {self.value!r} is outside its bracket {self.bracket!r}")
-
-    @property
-    def message(self) -> str:
-        """What happened, in a sentence."""
-        return self.status.value
-
-    def __repr__(self) -> str:
-        if not math.isfinite(self.value):
-            return f"<GeneralTransition {self.kind} in {self.parameter}: {self.status.token}>"
-        further = f", {len(self.others)} more" if self.others else ""
-        return (
-            f"<GeneralTransition {self.kind}: {self.parameter} = {self.value:.6g} +- "
-            f"{self.error:.1g}, {self.status.token}{further}>"
-        )
 
 
 def find_general_transition(

@@ -45,7 +45,7 @@ from gamp_theory.transition_equations import (
 )
 
 if TYPE_CHECKING:
-    from gamp_theory.token_transitions import GeneralTransition
+    from gamp_theory.token_line_result import GeneralTransition
 
 __all__ = [
     "KINDS",
@@ -216,7 +216,7 @@ def find_transition(
     Parameters
     ----------
     model : AttentionModel or GeneralModel
-        A general one gives a :class:`gamp_theory.token_transitions.GeneralTransition`.
+        A general one gives a :class:`gamp_theory.token_line_result.GeneralTransition`.
     kind : str
         One of :data:`KINDS`; see :class:`Transition`.
     alpha, lam : float or (low, high)

@@ -37,6 +37,7 @@ LAYERS = [
         "solutions",
         "token_branch_map",
         "token_branches",
+        "token_line_result",
         "token_transition_equations",
         "token_transitions",
         "trajectory",

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, find_transition, solve
+from gamp_theory.token_line_result import GeneralTransition
 from gamp_theory.token_mechanisms import FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_transition_equations import EqualGeneralTrainLosses, GeneralRoot
-from gamp_theory.token_transitions import GeneralTransition, _Search, _train_slope
+from gamp_theory.token_transitions import _Search, _train_slope
 from gamp_theory.transitions import TransitionStatus
 
 PAIR = AttentionModel.mixture()

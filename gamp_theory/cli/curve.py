@@ -131,7 +131,7 @@ def _run_general(
     """The same for a general model, one start after the other: its averages take all threads."""
     from gamp_theory.state_evolution import GENERAL_TOL
     from gamp_theory.token_branches import trace_general
-    from gamp_theory.token_evolution import check_general_arguments
+    from gamp_theory.token_starts import check_general_arguments
 
     along = options.along
     if options.data is not None:

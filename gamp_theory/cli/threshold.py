@@ -25,7 +25,7 @@ from gamp_theory.cli.text import concise
 from gamp_theory.records import general_transition_record, settled, transition_record
 
 if TYPE_CHECKING:
-    from gamp_theory.token_transitions import GeneralTransition
+    from gamp_theory.token_line_result import GeneralTransition
     from gamp_theory.transitions import Transition
 
 __all__ = ["EMPTY", "add_parser", "run"]
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> Answer:
     model = None if general is not None else build_model(options)
 
     from gamp_theory.state_evolution import GENERAL_TOL, PAIR_TOL, check_arguments
-    from gamp_theory.token_transitions import GeneralTransition
+    from gamp_theory.token_line_result import GeneralTransition
     from gamp_theory.transitions import find_transition
 
     tol = options.tol
