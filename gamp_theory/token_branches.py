@@ -53,8 +53,8 @@ STEPS = StepControl(
 RESIDUAL = 0.5
 #: Error bars that exceed those of the map itself by more are those of a fold or pitchfork nearby.
 AMPLIFIED = 10.0
-#: How often a curve that can not be begun is tried with twice as many points.
-DOUBLINGS = 3
+#: A curve that can not be begun is tried with twice as many points, up to these.
+MOST_AT_START = 2**12
 #: A branch is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-3
 
@@ -113,23 +113,35 @@ def follow_general(
     if to == value:
         raise ValueError(f"to must differ from the {parameter} of the point, got {to!r}")
     check_general_arguments(point.model, point.alpha, point.lam, point.overlaps, tol)
-    for doublings in range(DOUBLINGS + 1):
-        more = samples * 2**doublings
-        control = replace(
-            STEPS,
-            tol=RESIDUAL / more,
-            largest=largest_step or STEPS.largest,
-            points=most_points or STEPS.points,
+    control = replace(
+        STEPS,
+        tol=RESIDUAL / samples,
+        largest=largest_step or STEPS.largest,
+        points=most_points or STEPS.points,
+    )
+    map_ = TokenBranchMap(point.model, parameter, point.alpha, point.lam, tol, samples)
+    run = _Run(map_, point, with_replicon, on_point, on_special)
+    try:
+        return run.follow(
+            point.overlaps, to, value if back_to is None else back_to, through, control
         )
-        map_ = TokenBranchMap(point.model, parameter, point.alpha, point.lam, tol, more)
-        run = _Run(map_, point, with_replicon, on_point, on_special)
-        back = value if back_to is None else back_to
-        try:
-            return run.follow(point.overlaps, to, back, through, control)
-        except ValueError:  # no solution at the start, to within the jumps of so few points
-            if run.points or doublings == DOUBLINGS:
-                raise
-    raise AssertionError("not reached")
+    except ValueError:  # no solution at the start, to within the jumps of so few points
+        if run.points or samples >= MOST_AT_START:
+            raise
+    return follow_general(
+        point,
+        parameter,
+        to,
+        tol=tol,
+        back_to=back_to,
+        through=through,
+        largest_step=largest_step,
+        most_points=most_points,
+        with_replicon=with_replicon,
+        on_point=on_point,
+        on_special=on_special,
+        samples=2 * samples,
+    )
 
 
 def trace_general(

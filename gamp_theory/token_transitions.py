@@ -343,10 +343,9 @@ class _Search:
             half = max(BRACKET * off, LEAST_BRACKET)
             for _ in range(WIDENINGS):
                 ends = [equation.at(p + half, samples), equation.at(p - half, samples)]
-                sides = equation.sides()
                 known = all(abs(end.value) > CERTAIN * end.error for end in ends)
                 if known and ends[0].value * ends[1].value < 0:
-                    status = TransitionStatus.CONVERGED
+                    status, sides = TransitionStatus.CONVERGED, equation.sides()
                     break
                 half *= WIDER
             else:
