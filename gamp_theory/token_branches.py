@@ -105,7 +105,8 @@ def follow_general(
         )
     value = float(getattr(point, parameter))
     tol = point.tol if tol is None else tol
-    for name, end in (("to", to), ("back_to", back_to)):
+    ends = [("to", to), ("back_to", back_to), *(("through", end) for end in through)]
+    for name, end in ends:
         if end is not None and not (math.isfinite(end) and end > 0):
             raise ValueError(f"{name} must be > 0 and finite along {parameter}, got {end!r}")
     if not math.isfinite(point.train_loss):

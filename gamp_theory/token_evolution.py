@@ -389,16 +389,9 @@ class GeneralSolver(TokenMap):
         train_shifts = self.alpha * (mean_envelope - envelope) / (count - 1)
         train_bar = jackknife(train_shifts).item() + abs(train - variational)
         worst = max(worst, train_bar / (self.tol * abs(train)), test_bar / (self.tol * test_error))
-        errors = TokenErrors(
-            bars["q"],
-            bars["m"],
-            bars["V"],
-            bars["theta"],
-            train_bar,
-            train_bar,
-            test_bar,
-            math.nan,  # filled in at the end
-        )
+        q, m, V, theta = (bars[name] for name in ("q", "m", "V", "theta"))
+        # the error of the baseline is filled in at the end
+        errors = TokenErrors(q, m, V, theta, train_bar, train_bar, test_bar, math.nan)
         losses = {"train": train, "variational": variational, "test": test_error}
         return GeneralAnswer(overlaps, errors, losses, train_shifts, test_shifts, worst)
 
