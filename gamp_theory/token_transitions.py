@@ -112,7 +112,7 @@ def find_general_transition(
     search.check_symmetry()
     found = search.run()
     if not found:
-        return search.answer(math.nan, math.nan, TransitionStatus.DOES_NOT_EXIST)
+        return search.answer(math.nan, math.nan, search.why_none())
     return replace(found[0], others=tuple(found[1:]))
 
 
@@ -202,6 +202,14 @@ class _Search:
                 continue
             distinct.append(one)
         return distinct
+
+    def why_none(self) -> TransitionStatus:
+        """There is none only if every branch was followed to where it ends."""
+        lost = (Stop.SMALLEST_STEP, Stop.POINT_LIMIT)
+        pieces = [piece for branches in self.followed.values() for piece in branches]
+        if any(piece.stop in lost for piece in pieces):
+            return TransitionStatus.SOLVE_FAILED
+        return TransitionStatus.DOES_NOT_EXIST
 
     # -- branches ------------------------------------------------------------------------------
 

@@ -209,22 +209,6 @@ def test_a_branch_of_the_smooth_case_shrinks_to_nothing():
 
 
 @pytest.mark.slow
-def test_through_a_fold_to_a_merge():
-    """Slow: 20 points with jumps.  At omega = .22 the two-token model has a pitchfork in theta at
-    1.8675, a fold at 1.92695 and a merge in m at 1.8832 (docs/branches.md)."""
-    model = GeneralModel.from_pair(AttentionModel.mixture(omega=0.22))
-    first = solve(model, 1.5, 0.01, "positional", tol=0.02, with_stability=False)
-    branch = follow(first, "alpha", 3.5, back_to=1.4)
-    assert branch.stop is Stop.MERGED
-    kinds = [special.kind for special in branch.special]
-    assert kinds == ["pitchfork", "fold", "merge"]
-    for special, want in zip(branch.special, (1.86749716, 1.92695431, 1.88321963), strict=True):
-        assert special.interval[0] <= want <= special.interval[1]
-        assert special.error < 0.03
-    agree_with_pair(branch.points[1], omega=0.22)
-
-
-@pytest.mark.slow
 def test_a_branch_at_rank_two():
     """Slow: rank two, where the student can be rotated."""
     law = JointLaw.isotropic(0.5, [[1.0], [-1.0]])

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, find_transition, solve
-from gamp_theory.token_line_result import GeneralTransition
+from gamp_theory.branches import Stop
+from gamp_theory.token_line_result import GeneralBranch, GeneralTransition
 from gamp_theory.token_mechanisms import FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
-from gamp_theory.token_transition_equations import EqualGeneralTrainLosses, GeneralRoot
+from gamp_theory.token_transition_equations import (
+    EqualGeneralTrainLosses,
+    GeneralPitchfork,
+    GeneralRoot,
+)
 from gamp_theory.token_transitions import _Search, _train_slope
 from gamp_theory.transitions import TransitionStatus
 
@@ -116,6 +121,18 @@ def test_a_search_that_leads_nowhere_is_said(value):
     assert "solve_failed" in repr(found)
 
 
+@pytest.mark.parametrize(
+    ("stop", "status"),
+    [(Stop.REACHED, "does_not_exist"), (Stop.SMALLEST_STEP, "solve_failed")],
+)
+def test_none_was_found_is_no_proof_where_a_branch_was_lost(stop, status):
+    one = search("spinodal_semantic")
+    piece = GeneralBranch("alpha", (), np.empty(0), (), stop, 0, 0.0)
+    one.followed = {"semantic": [piece]}
+    assert one.run() == []
+    assert one.why_none().token == status
+
+
 def test_a_value_outside_its_bracket_is_refused():
     with pytest.raises(ValueError, match="outside its bracket"):
         GeneralTransition(
@@ -203,8 +220,11 @@ def test_alpha_l_is_that_of_two_tokens():
 
 @pytest.mark.slow
 def test_an_instability_is_that_of_two_tokens():
-    """Slow: a branch with jumps, and eigenvalues with more points."""
-    found = find_transition(MODEL, "instability_semantic", alpha=(0.75, 1.1), lam=0.01)
+    """Slow: derivatives of the map at each step.  From a guess: what closes in is tested."""
+    p = math.log(0.85)
+    one = search("instability_semantic", tol=0.03)
+    equation = GeneralPitchfork(one.tracked(overlaps("semantic", 0.85), p), "m")
+    found = one.close_in(equation, p)
     check(found, "instability_semantic")
     assert found.error < 0.03
     assert abs(found.value - INSTABILITY) < 4 * found.error
