@@ -20,10 +20,9 @@ from gamp_theory.model import AttentionModel
 from gamp_theory.records import versions
 from gamp_theory.starts import STARTS
 from gamp_theory.state_evolution import check_arguments
-from gamp_theory.token_evolution import check_general_arguments
 from gamp_theory.token_mechanisms import attention
 from gamp_theory.token_model import GeneralModel
-from gamp_theory.token_starts import TOKEN_STARTS
+from gamp_theory.token_starts import TOKEN_STARTS, check_general_arguments
 
 __all__ = [
     "GENERAL_FORMAT",
