@@ -375,12 +375,14 @@ class _Drawing:
             self.regions.append(replace(region, omega=omega, low=low, high=high))
 
     def columns(self) -> list[float]:
-        """Where regions are cut: evenly, and where a line begins, ends or leaves the range."""
+        """Where regions are cut: evenly, and where a line begins, ends, turns or leaves alpha."""
         lo, hi = self.omega
         found = set(np.linspace(lo, hi, CUTS).tolist())
         for line in self.bounding():
             x, y = line.positions, line.values
             found |= {float(x[0]), float(x[-1])}
+            turns = np.flatnonzero(np.diff(np.sign(np.diff(x)))) + 1
+            found |= {float(value) for value in x[turns]}
             for limit in self.alpha:
                 for k in np.flatnonzero((y[:-1] - limit) * (y[1:] - limit) < 0):
                     share = (limit - y[k]) / (y[k + 1] - y[k])
@@ -576,7 +578,8 @@ def _at(line: TransitionLine, omega: float, *, meaningful: bool = False) -> list
         a, b = sorted((x[k], x[k + 1]))
         last = k == x.size - 2
         if a <= omega < b or (last and omega == x[k + 1]) or (a < b and omega == b == x.max()):
-            if meaningful and not (line.meaningful[k] and line.meaningful[k + 1]):
+            # it ends somewhere in a piece of which one end means something: better too far
+            if meaningful and not (line.meaningful[k] or line.meaningful[k + 1]):
                 continue
             value = float(y[k] + (omega - x[k]) / (x[k + 1] - x[k]) * (y[k + 1] - y[k]))
             if not found or abs(value - found[-1]) > 1e-12:

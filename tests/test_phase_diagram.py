@@ -169,6 +169,27 @@ def test_a_line_that_passes_a_column_twice_is_kept_once(plane, monkeypatch, jobs
     assert len(plane) == jobs
 
 
+def test_regions_below_an_arch_end_where_it_turns(plane, monkeypatch):
+    angle = np.linspace(0, np.pi, 42)  # its top is between two points
+    arch = line("onset_positional", 0.303 * np.sin(angle), 0.6 - 0.4 * np.cos(angle))
+
+    def survey(place, *_, **__):
+        return [transition("onset_positional", place.model.omega, 0.25)]
+
+    def probed(place, start, tol):
+        inside = (place.model.omega / 0.303) ** 2 + ((place.alpha - 0.6) / 0.4) ** 2 < 1
+        return point("positional" if inside else "zero", 1.0, True)
+
+    monkeypatch.setattr(module, "survey_transitions", survey)
+    monkeypatch.setattr(module, "trace_transition", lambda *_, **__: arch)
+    monkeypatch.setattr(module, "_probe", probed)
+    diagram = phase_diagram(MODEL)
+    for omega, alpha in ((0.1, 0.6), (0.29, 0.6), (0.301, 0.6)):
+        assert label_at(diagram, omega, alpha) == ["positional only"]
+    for omega, alpha in ((0.1, 0.15), (0.1, 1.1), (0.299, 0.7), (0.305, 0.6), (0.4, 0.6)):
+        assert label_at(diagram, omega, alpha) == ["zero only"]
+
+
 def test_a_line_is_traced_once_and_ends_one_point_outside(plane):
     diagram = phase_diagram(MODEL)
     assert sorted(plane) == sorted(LINES)
@@ -360,7 +381,7 @@ def test_a_line_is_left_out_where_it_means_nothing():
     ax = Figure().subplots()
     plotting.plot_phase_diagram(diagram, ax)
     assert np.isfinite(ax.lines[0].get_ydata()).tolist() == [False, False, True, True]
-    assert module._at(half, 0.15, meaningful=True) == []
+    assert module._at(half, 0.05, meaningful=True) == []
     assert module._at(half, 0.25, meaningful=True) == pytest.approx([1.25])
 
 
