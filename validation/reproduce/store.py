@@ -18,7 +18,7 @@ from gamp_theory import load
 from gamp_theory.files import replacing
 from gamp_theory.netcdf import save
 from gamp_theory.records import versions
-from gamp_theory.sweep_folder import source_hash
+from gamp_theory.sweep_plans import source_hash
 
 if TYPE_CHECKING:
     import xarray
