@@ -368,6 +368,8 @@ class _Drawing:
         for chain in _joined(cells, names):
             places = [(columns[i], low, high) for i, (low, high, _) in chain]
             omega, low, high = (np.array(column) for column in zip(*places, strict=True))
+            if omega[0] == omega[-1]:
+                continue  # no area
             inside = {part for _, (_, _, part) in chain}
             widest = max(inside, key=lambda part: max(b - a for _, a, b in parts[part]))
             region = named[widest]
