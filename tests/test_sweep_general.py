@@ -100,6 +100,7 @@ def test_a_line_is_followed_from_point_to_point():
         np.testing.assert_allclose(here["q"], point.overlaps.q, rtol=0.1, atol=0.01)
 
 
+@pytest.mark.slow  # processes of their own, each of which loads the kernels
 def test_it_does_not_depend_on_what_runs_it(reference):
     assert_same(sweep(MODEL, **GRID, executor=2), reference)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
