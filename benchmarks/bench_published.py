@@ -9,33 +9,25 @@ Run ``python -m benchmarks.bench_published``.  What is replayed, at omega = 0.3,
   positional branch, where J has an eigenvalue of -4, oscillates away), until no overlap moves
   by more than 1e-4, relative.
 
-The truth is this package at a tolerance of 1e-8.  ``python -m benchmarks.bench_published alpha_c``
-tells what each of the two approximations does to the threshold at which training losses cross: the
-scheme as it is, and with the prox that is global.
+The truth is this package at a tolerance of 1e-8.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import minimize
 
-from gamp_theory import AttentionModel, Overlaps, find_transition, solve
-from gamp_theory.channel import sobol_kernels
+from gamp_theory import AttentionModel, Overlaps, solve
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.prior import prior_map
 
 ALPHA, LAM = 1.25, 0.01
 DAMPING, TOLERANCE, MOST_MAPS = 0.8, 1e-4, 200
 NAMES = ("q", "m", "V", "theta")
-
-#: ``(w, t, V, sigma) -> h``.
-Prox = Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]
 
 
 def stroud_degree_7() -> tuple[np.ndarray, np.ndarray]:
@@ -52,9 +44,7 @@ def stroud_degree_7() -> tuple[np.ndarray, np.ndarray]:
     return nodes, weights
 
 
-def published_map(
-    model: AttentionModel, x: np.ndarray, alpha: float, prox: Prox
-) -> tuple[np.ndarray, float]:
+def published_map(model: AttentionModel, x: np.ndarray) -> tuple[np.ndarray, float]:
     """One undamped map, and the training loss, of the published scheme."""
     q, m, V, theta = x
     rho, sigma = model.rho, model.sigma
@@ -67,8 +57,7 @@ def published_map(
         for eta, weight_eta in zip(nodes, weights, strict=True):
             y = theta / math.sqrt(q) * xi + spread * eta
             t = (1 - model.omega) * softmax_contrasts(y) + model.omega * a
-            h = prox(w, t, V, sigma)
-            loss = _loss(h, t, sigma)
+            h, loss = _local_prox(w, t, V, sigma)
             g = (h - w) / V
             noise = y - theta / math.sqrt(q) * xi
             totals += (
@@ -77,44 +66,33 @@ def published_map(
     q_hat, m_hat, covariance, response, loss = totals
     theta_hat = covariance / spread**2
     V_hat = theta_hat * theta / q - response / math.sqrt(q)
-    hats = alpha * np.array([q_hat, m_hat, V_hat, theta_hat])
-    return prior_map(rho, hats, LAM), alpha * loss + LAM * q / (2 * rho)
+    hats = ALPHA * np.array([q_hat, m_hat, V_hat, theta_hat])
+    return prior_map(rho, hats, LAM), ALPHA * loss + LAM * q / (2 * rho)
 
 
-def _loss(h: np.ndarray, t: np.ndarray, sigma: float) -> float:
-    (h1, h2), (t1, t2), c = h.tolist(), t.tolist(), sigma**2 / 2
-    r1 = t1 - math.tanh(0.5 * h1 * (h1 - h2))
-    r2 = t2 - math.tanh(0.5 * h2 * (h2 - h1))
-    return 0.5 * c * (r1 * r1 + r2 * r2)
+def _local_prox(w: np.ndarray, t: np.ndarray, V: float, sigma: float) -> tuple[np.ndarray, float]:
+    (w1, w2), (t1, t2), c = w.tolist(), t.tolist(), sigma**2 / 2
 
-
-def local_prox(w: np.ndarray, t: np.ndarray, V: float, sigma: float) -> np.ndarray:
-    """The minimum that a minimiser finds from the origin."""
-    w1, w2 = w.tolist()
+    def loss(h1: float, h2: float) -> float:
+        r1 = t1 - math.tanh(0.5 * h1 * (h1 - h2))
+        r2 = t2 - math.tanh(0.5 * h2 * (h2 - h1))
+        return 0.5 * c * (r1 * r1 + r2 * r2)
 
     def objective(h: np.ndarray) -> float:
         h1, h2 = h.tolist()
-        return ((h1 - w1) ** 2 + (h2 - w2) ** 2) / (2 * V) + _loss(h, t, sigma)
+        return ((h1 - w1) ** 2 + (h2 - w2) ** 2) / (2 * V) + loss(h1, h2)
 
-    return minimize(objective, np.zeros(2)).x
-
-
-def global_prox(w: np.ndarray, t: np.ndarray, V: float, sigma: float) -> np.ndarray:
-    """The lowest of all minima, by branch and bound."""
-    problem = sobol_kernels.ProxProblem(*w, *t, V * sigma**2 / 2)
-    stack = np.empty((sobol_kernels.STACK_ROWS, 3))
-    return np.array(sobol_kernels.global_prox(problem, sobol_kernels.LEAF, stack)[:2])
+    h = minimize(objective, np.zeros(2)).x
+    return h, loss(*h.tolist())
 
 
-def published_solve(
-    model: AttentionModel, x: np.ndarray, alpha: float = ALPHA, prox: Prox = local_prox
-) -> tuple[np.ndarray, float, int, float]:
+def published_solve(model: AttentionModel, x: np.ndarray) -> tuple[np.ndarray, float, int, float]:
     """Overlaps, training loss, maps and seconds of the published scheme, from overlaps x."""
     began = time.perf_counter()
     loss, maps = math.nan, 0
     while maps < MOST_MAPS:
         maps += 1
-        image, loss = published_map(model, x, alpha, prox)
+        image, loss = published_map(model, x)
         # the sign of what vanishes by symmetry is the minimiser's rounding
         step = (1 - DAMPING) * np.where(x == 0, 0.0, image - x)
         x = x + step
@@ -149,40 +127,6 @@ def main() -> None:
         print(f"  published / this package: {theirs / seconds:.0f} times the time")
 
 
-def published_threshold(model: AttentionModel, guess: float, prox: Prox) -> float:
-    """The alpha at which the losses of the two branches cross in the published scheme.
-
-    Secants, each branch from our own fixed point there; NaN where five do not get there.
-    """
-
-    def excess(alpha: float) -> float:
-        losses = []
-        for start in ("semantic", "positional"):
-            first = solve(model, alpha, LAM, start, tol=1e-3, with_stability=False)
-            losses.append(published_solve(model, first.overlaps.as_array(), alpha, prox)[1])
-        return math.log(losses[0] / losses[1])
-
-    a, b = guess, 0.97 * guess
-    f_a, f_b = excess(a), excess(b)
-    for _ in range(5):
-        a, b, f_a = b, b - f_b * (b - a) / (f_b - f_a), f_b
-        if abs(b / a - 1) < 1e-3:
-            return b
-        f_b = excess(b)
-    return math.nan
-
-
-def thresholds() -> None:
-    """alpha_c at a few omega: here, by the published scheme, and by it with a global prox."""
-    print(f"{'omega':>6}{'alpha_c':>12}{'as published':>14}{'global prox':>13}")
-    for omega in (0.0, 0.1, 0.2, 0.3, 0.4):
-        model = AttentionModel.mixture(omega=omega)
-        true = find_transition(model, "alpha_c", (0.3, 2.5), LAM, tol=1e-5).value
-        found = [published_threshold(model, true, prox) for prox in (local_prox, global_prox)]
-        shifts = "".join(f"{value:>9.4f} ({value / true - 1:+.1%})" for value in found)
-        print(f"{omega:>6}{true:>12.6f}{shifts}", flush=True)
-
-
 def _line(name: str, maps: int, seconds: float, values: list[float], exact: np.ndarray) -> None:
     parts = [
         f"{label}={value:.7g} ({abs(value / e - 1):.0e})"
@@ -205,4 +149,4 @@ def test_published(capsys):
 
 
 if __name__ == "__main__":
-    thresholds() if sys.argv[1:] == ["alpha_c"] else main()
+    main()
