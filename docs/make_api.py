@@ -44,6 +44,8 @@ SECTIONS = {
     "Trust": ("check", "identities", "expansions"),
     "Branches and transitions": (
         "branches",
+        "branch_result",
+        "tracing",
         "transitions",
         "token_line_result",
         "token_branches",

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gamp_theory.branches import Branch, emerging, follow
+    from gamp_theory.branch_result import Branch
+    from gamp_theory.branches import emerging, follow
     from gamp_theory.model import AttentionModel
     from gamp_theory.netcdf import load
     from gamp_theory.overlaps import Conjugates, Overlaps
@@ -42,7 +43,7 @@ __all__ = [
 
 _MODULE_OF = {
     "AttentionModel": "model",
-    "Branch": "branches",
+    "Branch": "branch_result",
     "Conjugates": "overlaps",
     "ConvergenceError": "state_evolution",
     "FixedPoint": "state_evolution",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,10 @@ from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
 from gamp_theory.stability import MapJacobian, growth_rates
 
-__all__ = ["PARAMETERS", "BranchMap", "Evaluation", "Place", "place_at"]
+if TYPE_CHECKING:
+    from gamp_theory.state_evolution import FixedPoint
+
+__all__ = ["PARAMETERS", "BranchMap", "Evaluation", "Place", "place_at", "value_of"]
 
 Vector: TypeAlias = NDArray[np.float64]
 
@@ -62,6 +65,11 @@ def place_at(place: Place, parameter: str, value: float) -> Place:
     if parameter == "lam":
         return replace(place, lam=value)
     return replace(place, model=place.model.with_parameters(**{parameter: value}))
+
+
+def value_of(place: Place | FixedPoint, parameter: str) -> float:
+    """The value of a parameter at a place or a fixed point."""
+    return float(getattr(place if parameter in ("alpha", "lam") else place.model, parameter))
 
 
 @dataclass(frozen=True, eq=False)

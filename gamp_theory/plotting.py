@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from numpy.typing import NDArray
 
-    from gamp_theory.branches import Branch
+    from gamp_theory.branch_result import Branch
     from gamp_theory.phase_diagram import PhaseDiagram
     from gamp_theory.result import FixedPoint
 

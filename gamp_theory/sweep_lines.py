@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
-from gamp_theory.branches import follow_through
 from gamp_theory.grids import (
     general_point_columns,
     no_general_point,
@@ -20,6 +19,7 @@ from gamp_theory.state_evolution import solve
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_result import GeneralFixedPoint
+from gamp_theory.tracing import follow_through
 
 __all__ = ["LineResult", "Stopped", "solve_general_line", "solve_line"]
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gamp_theory.branches import Stop
+from gamp_theory.branch_result import Stop
 from gamp_theory.channel.general import GeneralRule
 from gamp_theory.numerics import arclength
 from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
@@ -158,7 +158,7 @@ def trace_general(
 ) -> tuple[GeneralFixedPoint, ...]:
     """A fixed point at each of the given values, from a named start, by continuation.
 
-    What :func:`gamp_theory.branches.trace` does for the two-token model: where the branch ends
+    What :func:`gamp_theory.tracing.trace` does for the two-token model: where the branch ends
     before the last value, the named start is asked again.
 
     Parameters

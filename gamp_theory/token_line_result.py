@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gamp_theory.branches import Stop
+from gamp_theory.branch_result import Stop
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_result import GeneralFixedPoint

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
-from gamp_theory.branches import Stop
+from gamp_theory.branch_result import Stop
 from gamp_theory.result import Status
 from gamp_theory.token_branches import follow_general
 from gamp_theory.token_evolution import (

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory import observables
-from gamp_theory.branch_map import BranchMap, Evaluation, Place, place_at
+from gamp_theory.branch_map import BranchMap, Evaluation, Place, place_at, value_of
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.numerics.differences import jacobian as difference_jacobian
 from gamp_theory.numerics.newton import chord_newton
@@ -67,6 +67,8 @@ class TransitionEquations:
         Accuracy of the averages.
     second : {"alpha", "omega", "lam", "sigma"}, optional
         Along which a line of transitions is followed.
+    slices_tol : float
+        As of :class:`gamp_theory.branch_map.BranchMap`.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class TransitionEquations:
         broken: Sequence[tuple[str, ...]],
         quadrature_tol: float,
         second: str | None = None,
+        slices_tol: float = SLICES_TOL,
     ) -> None:
         self.place, self.parameter, self.second = place, parameter, second
         self.quadrature_tol = quadrature_tol
         self.maps = [
-            BranchMap(place, parameter, names, quadrature_tol, SLICES_TOL) for names in broken
+            BranchMap(place, parameter, names, quadrature_tol, slices_tol) for names in broken
         ]
         # the coordinates of the second parameter are those of a map along it
         self.other = None if second is None else BranchMap(place, second, (), quadrature_tol)
@@ -281,6 +284,8 @@ class Pitchfork(TransitionEquations):
         The overlaps that do not vanish on the branch that is left.
     direction : {"m", "theta"}
         The overlap that does not vanish on the other.
+    slices_tol : float
+        As of :class:`gamp_theory.branch_map.BranchMap`.
     """
 
     def __init__(
@@ -291,8 +296,9 @@ class Pitchfork(TransitionEquations):
         direction: str,
         quadrature_tol: float,
         second: str | None = None,
+        slices_tol: float = SLICES_TOL,
     ) -> None:
-        super().__init__(place, parameter, [broken], quadrature_tol, second)
+        super().__init__(place, parameter, [broken], quadrature_tol, second, slices_tol)
         self.direction = direction
 
     def condition(self, states: Sequence[Evaluation]) -> float:
@@ -306,7 +312,7 @@ class Pitchfork(TransitionEquations):
         assert point.overlaps is not None
         model = point.model
         map_.place = Place(model, point.alpha, point.lam)
-        p = map_.coordinate(_value_of(map_.place, self.parameter))
+        p = map_.coordinate(value_of(map_.place, self.parameter))
         u = map_.coordinates(point.overlaps.as_array(), model.rho)
         map_.prepare(u, p)
         map_.residual(u, p)
@@ -399,7 +405,3 @@ def _train_loss(state: Evaluation) -> float:
     return observables.train_loss_variational(
         place.model, state.averages, Overlaps.from_array(state.x), place.alpha, place.lam
     )
-
-
-def _value_of(place: Place, name: str) -> float:
-    return float(getattr(place if name in ("alpha", "lam") else place.model, name))

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, Place
+from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, value_of
 from gamp_theory.numerics import arclength
 from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
 from gamp_theory.overlaps import Overlaps
@@ -133,7 +133,7 @@ def trace_transition(
     if along not in PARAMETERS or along == transition.parameter:
         others = ", ".join(name for name in PARAMETERS if name != transition.parameter)
         raise ValueError(f"along must be one of {others}, got {along!r}")
-    here = _value_of(transition.place, along)
+    here = value_of(transition.place, along)
     for name, value in (("to", to), ("back_to", back_to)):
         if value is None:
             continue
@@ -333,7 +333,3 @@ class _Line:
 
 def _broken(state: Overlaps) -> tuple[str, ...]:
     return tuple(name for name in DIRECTIONS if getattr(state, name) != 0)
-
-
-def _value_of(place: Place, name: str) -> float:
-    return float(getattr(place if name in ("alpha", "lam") else place.model, name))

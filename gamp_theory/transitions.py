@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from gamp_theory.branch_map import BranchMap, Place, place_at
-from gamp_theory.branches import Branch, SpecialPoint, follow
+from gamp_theory.branch_map import BranchMap, Place, place_at, value_of
+from gamp_theory.branch_result import Branch, SpecialPoint
+from gamp_theory.branches import follow
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.bracketing import Sample
 from gamp_theory.overlaps import Overlaps
@@ -411,7 +412,7 @@ class _Search:
 
     def seen(self, point: FixedPoint) -> None:
         if self.progress is not None:
-            self.progress(_value_of(point, self.parameter))
+            self.progress(value_of(point, self.parameter))
 
     def solved(self, start: str | Overlaps, value: float, tol: float) -> FixedPoint | None:
         """A fixed point at a value of the parameter; of the name, if that is how it was asked."""
@@ -505,25 +506,28 @@ class _Search:
         what, name = self.kind.split("_")
         overlap = OVERLAP[name]
         if what == "onset":
-            for special in self.of("uninformed", "pitchfork"):
+            for special, state in self.of("uninformed", "pitchfork"):
                 if special.direction == overlap:
-                    yield self.pitchfork(special, (), overlap)
+                    yield self.pitchfork(special, state, (), overlap)
             return
-        for special in self.of(name, "fold" if what == "spinodal" else "pitchfork"):
+        for special, state in self.of(name, "fold" if what == "spinodal" else "pitchfork"):
             if what == "spinodal":
-                yield self.fold(special, (overlap,))
+                yield self.fold(special, state, (overlap,))
             elif special.direction == OTHER[overlap]:
-                yield self.pitchfork(special, (overlap,), special.direction)
+                yield self.pitchfork(special, state, (overlap,), special.direction)
 
-    def of(self, name: str, kind: str) -> list[SpecialPoint]:
-        """Special points of one kind on the branches of a name."""
-        return [special for branch in self.branches(name) for special in branch.of_kind(kind)]
+    def of(self, name: str, kind: str) -> Iterator[tuple[SpecialPoint, Overlaps]]:
+        """Special points of one kind on the branches of a name, and states near them."""
+        for branch in self.branches(name):
+            for special in branch.of_kind(kind):
+                # where it was not located, the point before it is the best guess
+                near = special.point or branch.points[special.after]
+                assert near.overlaps is not None
+                yield special, near.overlaps
 
     def pitchfork(
-        self, special: SpecialPoint, broken: tuple[str, ...], direction: str
+        self, special: SpecialPoint, state: Overlaps, broken: tuple[str, ...], direction: str
     ) -> Transition:
-        assert special.point is not None
-        assert special.point.overlaps is not None
         equations = Pitchfork(
             place_at(self.place, self.parameter, special.value),
             self.parameter,
@@ -531,25 +535,18 @@ class _Search:
             direction,
             QUADRATURE_SHARE * self.tol,
         )
-        return self.close_in(
-            equations, [special.point.overlaps], self.axis.coordinate(special.value)
-        )
+        return self.close_in(equations, [state], self.axis.coordinate(special.value))
 
-    def fold(self, special: SpecialPoint, broken: tuple[str, ...]) -> Transition:
-        assert special.point is not None
-        assert special.point.overlaps is not None
+    def fold(self, special: SpecialPoint, state: Overlaps, broken: tuple[str, ...]) -> Transition:
+        assert special.point is not None  # a fold is a point of the branch
         equations = Fold(
             place_at(self.place, self.parameter, special.value),
             self.parameter,
             broken,
             QUADRATURE_SHARE * self.tol,
         )
-        return self.close_in(
-            equations,
-            [special.point.overlaps],
-            self.axis.coordinate(special.value),
-            (special.point,),
-        )
+        p = self.axis.coordinate(special.value)
+        return self.close_in(equations, [state], p, (special.point,))
 
     # -- closing in --------------------------------------------------------------------------------
 
@@ -690,7 +687,3 @@ def _log_loss(point: FixedPoint) -> float:
 
 def _log_excess(point: FixedPoint) -> float:
     return math.log(point.test_error / point.linear_error)
-
-
-def _value_of(point: FixedPoint, name: str) -> float:
-    return float(getattr(point if name in ("alpha", "lam") else point.model, name))

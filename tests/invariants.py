@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from gamp_theory.branches import INTERVAL, Branch
+from gamp_theory.branch_result import INTERVAL, Branch
 from gamp_theory.channel.pair import PairChannel
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map

@@ -29,6 +29,8 @@ LAYERS = [
         "transition_equations",
         "transition_lines",
         "branch_map",
+        "branch_result",
+        "branch_run",
         "branches",
         "check",
         "identities",
@@ -40,6 +42,7 @@ LAYERS = [
         "token_line_result",
         "token_transition_equations",
         "token_transitions",
+        "tracing",
         "trajectory",
     },
     {

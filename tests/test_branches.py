@@ -9,13 +9,15 @@ import pytest
 from invariants import check_branch
 from scipy.optimize import brentq
 
-from gamp_theory.branches import Stop, emerging, follow, singular_fold, trace
+from gamp_theory.branch_result import Stop
+from gamp_theory.branches import emerging, follow, singular_fold
 from gamp_theory.channel.origin import solve_origin
 from gamp_theory.channel.pair import PairChannel
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.prior import prior_map
 from gamp_theory.state_evolution import Status, solve
+from gamp_theory.tracing import trace
 
 MODEL = AttentionModel.mixture()
 

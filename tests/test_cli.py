@@ -189,7 +189,7 @@ def test_an_interrupted_curve_gives_what_is_finished(capsys, monkeypatch, tmp_pa
         progress(state_evolution.solve(model, values[0], lam, "zero", on_failure="return"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gamp_theory.branches.trace", interrupted)
+    monkeypatch.setattr("gamp_theory.tracing.trace", interrupted)
     path = tmp_path / "curve.json"
     code, out, err = run(capsys, "curve", "--alpha", "1:2:5", "--json", "--out", path)
     assert code == 130

@@ -18,7 +18,7 @@ def test_after_ctrl_c_the_other_branches_stop_at_their_next_point(monkeypatch):
         def __init__(self, jobs):
             super().__init__(1)
 
-    monkeypatch.setattr("gamp_theory.branches.trace", trace)
+    monkeypatch.setattr("gamp_theory.tracing.trace", trace)
     monkeypatch.setattr(threads, "ThreadPoolExecutor", Pool)
     points, complete = threads.follow_branches(None, range(10**6), 0.01, ["semantic", "positional"])
     assert not complete
@@ -31,7 +31,7 @@ def test_a_branch_may_end_where_it_is_left(monkeypatch):
             branch = start if value > 1 else "uninformed"
             progress(types.SimpleNamespace(alpha=value, branch=branch, converged=True, tol=tol))
 
-    monkeypatch.setattr("gamp_theory.branches.trace", trace)
+    monkeypatch.setattr("gamp_theory.tracing.trace", trace)
     steps = []
     tol = {"semantic": 1e-3, "uninformed": 1e-2}
     points, complete = threads.follow_branches(

@@ -11,10 +11,10 @@ import xarray
 from command import run
 
 from gamp_theory import AttentionModel, load
-from gamp_theory.branches import trace
 from gamp_theory.grids import curve_dataset
 from gamp_theory.netcdf import save
 from gamp_theory.sweep import merge, sweep
+from gamp_theory.tracing import trace
 
 MODEL = AttentionModel.mixture()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, find_transition, solve
-from gamp_theory.branches import Stop
+from gamp_theory.branch_result import Stop
 from gamp_theory.token_line_result import GeneralBranch, GeneralTransition
 from gamp_theory.token_mechanisms import FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gamp_theory.branches import Branch, SpecialPoint, emerging, follow
+from gamp_theory.branch_result import Branch, SpecialPoint
+from gamp_theory.branches import emerging, follow
 from gamp_theory.model import AttentionModel
 from gamp_theory.state_evolution import FixedPoint, solve
 

@@ -64,7 +64,7 @@ def follow_branches(
     complete : bool
         False if Ctrl-C came first: then `points` holds what was finished.
     """
-    from gamp_theory.branches import trace
+    from gamp_theory.tracing import trace
 
     points: dict[str, list[FixedPoint]] = {start: [] for start in starts}
     stop = threading.Event()

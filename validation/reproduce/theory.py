@@ -12,7 +12,6 @@ import numpy as np
 
 from gamp_theory import AttentionModel, find_transition, solve
 from gamp_theory.branch_map import Place, place_at
-from gamp_theory.branches import follow_through
 from gamp_theory.cli.threads import in_threads
 from gamp_theory.datasets import phase_diagram_dataset, transition_dataset
 from gamp_theory.grids import grid_dataset, no_point, on_branch, point_columns
@@ -20,6 +19,7 @@ from gamp_theory.mechanisms import DEFAULT_A
 from gamp_theory.observables import linear_error
 from gamp_theory.phase_diagram import phase_diagram
 from gamp_theory.records import KNOWN, versions
+from gamp_theory.tracing import follow_through
 from validation import rank_two as rank_two_students
 from validation.parameters import SECOND
 from validation.reproduce.labelled import dataset_of_rows
