@@ -144,6 +144,8 @@ class BranchMap:
         self.most_slices = MOST_SLICES
         #: whether a plane rule will do: what it leaves out does not fall with its tolerance
         self.planes = True
+        #: of what accuracy a plane is preferred to slices
+        self.plane_enough = 0.0
         self.rule: PairRule | None = None
         self.coarse: PairRule | None = None
         #: why the last state could not be evaluated: "", "domain" or "cost"
@@ -220,7 +222,8 @@ class BranchMap:
     def made(self, place: Place, at: Overlaps) -> PairRule | None:
         """A rule of the accuracy asked for, or of what is to be had at the largest cost."""
         channel = PairChannel(place.model)
-        for tol in dict.fromkeys((self.finer_tol, self.quadrature_tol)):
+        wanted = (self.finer_tol, self.quadrature_tol)
+        for tol in dict.fromkeys((*wanted, max(self.quadrature_tol, self.plane_enough))):
             plane = channel.plane(at, tol) if self.planes else None
             if plane is not None:
                 return plane
@@ -278,11 +281,7 @@ class BranchMap:
         if place is None or not self.admissible(u, place):
             return np.full((len(self.inside), len(self.inside) + 1), np.nan)
         x = self.overlaps(u, place.model.rho)
-        if self.coarse is None:
-            self.coarse = PairChannel(place.model).rule(
-                Overlaps.from_array(x), JACOBIAN_TOL, slices_tol=JACOBIAN_SLICES_TOL
-            )
-        base = self.evaluate(x, place, self.coarse)
+        base = self.evaluate(x, place, self.coarse_rule(x, place))
         self.coarse_maps += 1
         if base is None:
             return np.full((len(self.inside), len(self.inside) + 1), np.nan)
@@ -294,6 +293,14 @@ class BranchMap:
                 matrix[i, i] = transverse[name] = growth[name]
         self.spectrum = MapJacobian(matrix, 1 + len(self.inside), transverse)
         return slope
+
+    def coarse_rule(self, x: Vector, place: Place) -> PairRule:
+        """The rule that derivatives are taken with; it stays until the next :meth:`prepare`."""
+        if self.coarse is None:
+            self.coarse = PairChannel(place.model).rule(
+                Overlaps.from_array(x), JACOBIAN_TOL, slices_tol=JACOBIAN_SLICES_TOL
+            )
+        return self.coarse
 
     def accurate(self, u: Vector, p: float, residual: Vector) -> Vector:
         """``[R_u, R_p]`` by forward differences of the rule that the residual is taken with."""

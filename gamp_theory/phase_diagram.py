@@ -55,7 +55,7 @@ ON_LINE = 5e-3
 #: Regions narrower than this in alpha, relative, are not named.
 NARROW = 1e-3
 #: Steps of the lines: forty points or so over half of omega's range.
-LARGEST_STEP = 0.05
+LARGEST_STEP = 0.026
 #: Lines are followed this far beyond the range of alpha, a factor that no step exceeds: then one
 #: point outside tells where they leave it.
 BEYOND = 1.07

@@ -38,6 +38,8 @@ Vector: TypeAlias = NDArray[np.float64]
 SLICES_TOL = 1e-6
 FINEST = 1e-8
 MOST_SLICES = 1_000_000
+#: A plane of this many times the accuracy of a line is preferred to slices.
+PLANE_ENOUGH = 3.0
 #: Rules are made anew at the root until it stays.
 ROUNDS = 4
 STAYS = 0.02
@@ -165,8 +167,26 @@ class TransitionEquations:
     def jacobian(self, z: Vector, second: float, value: Vector) -> Vector:
         """``d residual/d(z, second)``, shape (n, n + 1), by forward differences.
 
-        Without a second parameter, its column is left out.
+        Without a second parameter, its column is left out.  Where rules are slices, coarse ones
+        serve, good to 1e-3.
         """
+        if self.rule_kind == "plane":
+            return self.differences(z, second, value)
+        rules = [map_.rule for map_ in self.maps]
+        try:
+            self.move(second)
+            for map_, u in self.parts(z):
+                there = map_.at(float(z[-1]))
+                if there is None or not map_.admissible(u, there):
+                    return np.full((len(z), len(z) + (not math.isnan(second))), np.nan)
+                map_.rule = map_.coarse_rule(map_.overlaps(u, there.model.rho), there)
+            return self.differences(z, second, self.residual(z, second))
+        finally:
+            for map_, rule in zip(self.maps, rules, strict=True):
+                map_.rule = rule
+
+    def differences(self, z: Vector, second: float, value: Vector) -> Vector:
+        """The same with the rules that are in place; `value` is the residual."""
 
         def at(point: Vector) -> Vector:
             return self.residual(point[:-1], float(point[-1]))
@@ -186,8 +206,13 @@ class TransitionEquations:
 
     def step(self) -> float:
         """Of difference quotients."""
+        return STEP[self.rule_kind]
+
+    @property
+    def rule_kind(self) -> str:
+        """``"slices"`` if one of the rules is of that kind, else ``"plane"``."""
         kinds = [map_.rule.kind for map_ in self.maps if map_.rule is not None]
-        return max((STEP[kind] for kind in kinds), default=STEP["plane"])
+        return "slices" if "slices" in kinds else "plane"
 
     # -- roots -------------------------------------------------------------------------------------
 
@@ -223,9 +248,13 @@ class TransitionEquations:
             map_.most_slices = MOST_SLICES
 
     def coarsen(self, tol: float) -> None:
-        """Ask less of slices: they cost most, and lines need not be better than `tol`."""
+        """Ask less of slices, and less of planes where it would come to slices.
+
+        Slices cost most, and lines need not be better than `tol`.
+        """
         for map_ in self.maps:
             map_.slices_tol = max(map_.slices_tol, tol)
+            map_.plane_enough = PLANE_ENOUGH * tol
 
     def error(self, z: Vector, second: float, slope: Vector) -> float:
         """What the quadrature errors do to the parameter's coordinate at a root."""

@@ -317,7 +317,6 @@ class _Line:
             return True
         for map_, u in self.equations.parts(here.x):
             last = map_.last
-            map_.coarse = None
             map_.jacobian(u, float(here.x[-1]), np.zeros(len(map_.inside)))
             map_.last = last
             if map_.spectrum is None:

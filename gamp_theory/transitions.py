@@ -89,6 +89,8 @@ WIDER = 3.0
 #: The averages of losses are refined until the error is this many times the tolerance.
 ENOUGH = 2.0
 ROUNDS = 4
+#: The same for growth rates, whose averages cost most; and only of planes, slices are left alone.
+ENOUGH_GROWTH = 100.0
 #: A part of the range without a branch, in the parameter's coordinate, that is worth a look.
 GAP = 0.05
 #: Two roots closer than this, in the parameter's coordinate, are one.
@@ -572,7 +574,7 @@ class _Search:
                 value = equations.value(z)
                 error *= self.axis.rate(value)
                 ratio = error / (self.tol * max(value, 0.1))
-                if ratio <= ENOUGH or isinstance(equations, (Pitchfork, Fold)):
+                if ratio <= self.enough(equations):
                     break
                 planes, last = planes and ratio < 0.5 * last, ratio
                 equations.refine(max(0.03, 0.5 * ENOUGH / ratio), planes=planes)
@@ -614,6 +616,14 @@ class _Search:
                 return self.answer(value, error, TransitionStatus.CONVERGED, bracket, near)
             half *= WIDER
         return self.answer(value, error, TransitionStatus.NOT_BRACKETED, bracket)
+
+    def enough(self, equations: TransitionEquations) -> float:
+        """The error, in units of the tolerance, beyond which averages are refined."""
+        if isinstance(equations, Fold):
+            return math.inf
+        if isinstance(equations, Pitchfork):
+            return ENOUGH_GROWTH if equations.rule_kind == "plane" else math.inf
+        return ENOUGH
 
     def at(
         self, states: Sequence[Overlaps], value: float, tol: float

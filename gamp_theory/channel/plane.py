@@ -56,8 +56,11 @@ LARGEST_GRID = 5e6
 LARGEST_TRUNCATION = 1e-3
 # Cells in which the outer radius is searched for holes.
 SCAN = 64
-# Nodes along or across a hole, at most.
-LARGEST_COUNT = 80
+# Nodes along or across a hole, at most; above the first number they are a multiple of the second.
+# The chords of a large hole are 30 widths of the density long and more.
+LARGEST_COUNT = 320
+EVERY_COUNT = 80
+COUNT_STEP = 8
 
 
 class PlaneUnusable(Exception):
@@ -173,6 +176,8 @@ class PlaneDiagnostics:
         Mass of the whole plane minus 1 (exactly 0): sees the h-grid and the cuts.
     hole_mass : float
         Largest absolute mass of a hole, with the weight of its draw (exactly 0): sees the chords.
+    holes_mass : float
+        Mass of all holes (exactly 0): sees edges that all chords miss alike.
     failed : int
         Holes that were not followed as far as the rule says.
     truncation : float
@@ -186,6 +191,7 @@ class PlaneDiagnostics:
 
     mass: float
     hole_mass: float
+    holes_mass: float
     failed: int
     truncation: float
     holes: int
@@ -323,6 +329,7 @@ def plane_averages(
     diagnostics = PlaneDiagnostics(
         mass=float(totals[0] - 1),
         hole_mass=float(np.max(abs(sums[:, 0] * hole_weights), initial=0.0)),
+        holes_mass=float(holes[0]),
         failed=int((edges < np.inf).sum()),
         truncation=rule.truncation + float(radial @ density_beyond(edges, r, state)),
         holes=len(r),
@@ -430,8 +437,12 @@ def hole_radii(
 
 @lru_cache(maxsize=1)
 def legendre_rules() -> NDArray[np.float64]:
-    """Gauss-Legendre rules on [-1, 1]: ``[n, 0, :n]`` are n nodes, ``[n, 1, :n]`` weights."""
-    return gauss_legendre_table(LARGEST_COUNT)
+    """Gauss-Legendre rules on [-1, 1]: ``[n, 0, :n]`` are n nodes, ``[n, 1, :n]`` weights.
+
+    Of those numbers n of nodes that a hole can have.
+    """
+    beyond = range(EVERY_COUNT + COUNT_STEP, LARGEST_COUNT + 1, COUNT_STEP)
+    return gauss_legendre_table(LARGEST_COUNT, [*range(1, EVERY_COUNT + 1), *beyond])
 
 
 def node_counts(
@@ -442,6 +453,7 @@ def node_counts(
     along = resolution.along * (1 + 0.12 * size[:, 0])
     across = resolution.across * (1 + 0.6 * size[:, 1])
     counts = np.ceil(np.column_stack([along, across])).astype(np.int64)
+    counts = np.where(counts > EVERY_COUNT, -(-counts // COUNT_STEP) * COUNT_STEP, counts)
     return np.clip(counts, 3, LARGEST_COUNT)
 
 
