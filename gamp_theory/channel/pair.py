@@ -249,10 +249,10 @@ def _evaluate(
 def _sizes(model: AttentionModel, averages: NDArray[np.float64]) -> NDArray[np.float64]:
     """What relative errors are relative to.
 
-    The loss for its derivative in omega and V_hat for slopes: these may cancel.
+    Twice the loss for its derivative in omega, and V_hat for slopes: these may cancel.
     """
     sizes = np.abs(averages)
-    sizes[5] = max(sizes[5], sizes[4])
+    sizes[5] = max(sizes[5], 2 * sizes[4])
     sizes[6:] = np.maximum(sizes[6:], sizes[2] / np.array([1.0, model.rho]))
     return sizes
 
