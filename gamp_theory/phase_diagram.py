@@ -54,8 +54,10 @@ PROBE_TOLS = (1e-2, 1e-4)
 ON_LINE = 5e-3
 #: Regions narrower than this in alpha, relative, are not named.
 NARROW = 1e-3
-#: Steps of the lines: forty points or so over half of omega's range.
-LARGEST_STEP = 0.026
+#: Steps of the lines, at most.
+LARGEST_STEP = 0.05
+#: Points of a line at least: one or two of them are out of range.
+LEAST_POINTS = 42
 #: Lines are followed this far beyond the range of alpha, a factor that no step exceeds: then one
 #: point outside tells where they leave it.
 BEYOND = 1.07
@@ -330,6 +332,7 @@ class _Drawing:
                 between=(self.alpha[0] / BEYOND, self.alpha[1] * BEYOND),
                 tol=self.tol,
                 largest_step=LARGEST_STEP,
+                least_points=LEAST_POINTS,
                 on_point=on_point,
             )
         except (NoRoot, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, value_of
 from gamp_theory.numerics import arclength
 from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
+from gamp_theory.numerics.newton import chord_newton
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import QUADRATURE_SHARE
 from gamp_theory.transition_equations import (
@@ -91,6 +92,7 @@ def trace_transition(
     between: tuple[float, float] = (0.0, math.inf),
     tol: float = LINE_TOL,
     largest_step: float | None = None,
+    least_points: int = 0,
     on_point: Callable[[float, float], object] | None = None,
 ) -> TransitionLine:
     """Follow a transition along a second parameter, through turning points.
@@ -114,6 +116,8 @@ def trace_transition(
         Accuracy of the fixed points.
     largest_step : float, optional
         In coordinates of which 1 is a natural unit.
+    least_points : int
+        If there are fewer, more are solved for between those that are furthest apart.
     on_point : callable, optional
         Called with (position, value) of each point.
 
@@ -150,28 +154,32 @@ def trace_transition(
             raise ValueError(
                 f"{name} must differ from the {along} of the transition, got {value!r}"
             )
-    halves = []
+    halves: list[_Line] = []
     domain = (0.0, 1.0) if along == "omega" else (None, None)
     for end, other in ((back_to, to), (to, back_to)):
         if end is not None:
             run = _Line(transition, along, between, tol, on_point)
             # a line that turns may end on the other side
             behind = domain[end < here] if other is None else other
-            halves.append(run.follow(here, end, behind, largest_step))
-    if len(halves) == 1:
-        return halves[0]
-    back, forth = halves
+            run.follow(here, end, behind, largest_step)
+            halves.append(run)
+    whole = sum(run.length for run in halves)
+    for run in halves:
+        run.fill(math.ceil(least_points * run.length / whole) if whole > 0 else 0)
+    points, begins = halves[-1].points, "where it was found"
+    if len(halves) == 2:
+        points, begins = halves[0].points[:0:-1] + points, halves[0].ended
     return TransitionLine(
-        kind=forth.kind,
-        parameter=forth.parameter,
+        kind=transition.kind,
+        parameter=transition.parameter,
         along=along,
-        positions=np.concatenate([back.positions[::-1], forth.positions[1:]]),
-        values=np.concatenate([back.values[::-1], forth.values[1:]]),
-        errors=np.concatenate([back.errors[::-1], forth.errors[1:]]),
-        meaningful=np.concatenate([back.meaningful[::-1], forth.meaningful[1:]]),
-        states=back.states[::-1] + forth.states[1:],
-        ends=(back.ends[1], forth.ends[1]),
-        map_evaluations=back.map_evaluations + forth.map_evaluations,
+        positions=np.array([point.position for point in points]),
+        values=np.array([point.value for point in points]),
+        errors=np.array([point.error for point in points]),
+        meaningful=np.array([point.meaningful for point in points]),
+        states=tuple(point.states for point in points),
+        ends=(begins, halves[-1].ended),
+        map_evaluations=sum(run.maps for run in halves),
     )
 
 
@@ -198,6 +206,18 @@ def equations_of(
     return equations, equations.unknowns(states, transition.value)
 
 
+@dataclass(frozen=True, eq=False)
+class _LinePoint:
+    """A point of a line."""
+
+    curve: CurvePoint
+    position: float
+    value: float
+    error: float
+    meaningful: bool
+    states: tuple[Overlaps, ...]
+
+
 class _Line:
     """One half of a line."""
 
@@ -213,16 +233,12 @@ class _Line:
         self.on_point, self.tol = on_point, tol
         self.equations, self.z = equations_of(transition, QUADRATURE_SHARE * tol, along)
         self.equations.coarsen(tol)
-        self.positions: list[float] = []
-        self.values: list[float] = []
-        self.errors: list[float] = []
-        self.meaningful: list[bool] = []
-        self.states: list[tuple[Overlaps, ...]] = []
+        self.points: list[_LinePoint] = []
         self.ended = ""
 
     def follow(
         self, here: float, to: float, behind: float | None, largest_step: float | None
-    ) -> TransitionLine:
+    ) -> None:
         """From where the transition is, towards `to`; `behind` ends a line that has turned."""
         other = self.equations.other
         assert other is not None
@@ -244,24 +260,64 @@ class _Line:
             control=control,
             on_point=self.found,
         )
-        end = self.ended or self.why(curve)
-        return TransitionLine(
-            self.transition.kind,
-            self.transition.parameter,
-            self.along,
-            np.array(self.positions),
-            np.array(self.values),
-            np.array(self.errors),
-            np.array(self.meaningful),
-            tuple(self.states),
-            ("where it was found", end),
-            sum(map_.maps + map_.coarse_maps for map_ in self.equations.maps),
+        self.ended = self.ended or self.why(curve)
+
+    @property
+    def maps(self) -> int:
+        """Maps in all, of every rule."""
+        return sum(map_.maps + map_.coarse_maps for map_ in self.equations.maps)
+
+    # -- more points ---------------------------------------------------------------------------
+
+    def gaps(self) -> Vector:
+        """Distances of neighbours in the coordinates of the two parameters."""
+        plane = np.array([(point.curve.p, point.curve.x[-1]) for point in self.points])
+        return np.asarray(np.hypot(*np.diff(plane, axis=0).T))
+
+    @property
+    def length(self) -> float:
+        """Of the line, in the coordinates of the two parameters."""
+        return float(self.gaps().sum())
+
+    def fill(self, points: int) -> None:
+        """Solve for points between those furthest apart, until there are so many."""
+        while len(self.points) < points:
+            k = int(np.argmax(self.gaps()))
+            middle = self.halfway(self.points[k].curve, self.points[k + 1].curve)
+            if middle is None:
+                return
+            self.points.insert(k + 1, self.point(middle))
+
+    def halfway(self, left: CurvePoint, right: CurvePoint) -> CurvePoint | None:
+        """The point of the line in the plane across a chord, at its middle; None if that fails."""
+        chord = right.z - left.z
+        far = float(np.linalg.norm(chord))
+        # the middle of the cubic through both ends along their tangents
+        guess = 0.5 * (left.z + right.z) + 0.125 * far * (left.tangent - right.tangent)
+        across = chord / far
+        self.equations.prepare(guess[:-1], float(guess[-1]))
+
+        def equations(z: Vector) -> Vector:
+            return np.append(self.equations.residual(z[:-1], float(z[-1])), across @ (z - guess))
+
+        slope = np.vstack([0.5 * (left.jacobian + right.jacobian), across])
+        solved = chord_newton(equations, guess, slope=slope, largest=far)
+        if solved is None:
+            return None
+        residual = float(np.max(np.abs(equations(solved.x))))
+        return CurvePoint(
+            solved.x[:-1],
+            float(solved.x[-1]),
+            across,
+            solved.jacobian[:-1],
+            residual,
+            solved.evaluations,
         )
 
     def why(self, curve: arclength.Curve) -> str:
         """Why a line ends that was not ended here."""
         if curve.stop is arclength.Stop.REACHED:
-            return f"the end of the range, {self.along} = {self.positions[-1]:g}"
+            return f"the end of the range, {self.along} = {self.points[-1].position:g}"
         refusals = {map_.refusal for map_ in self.equations.maps}
         if curve.stop is arclength.Stop.SMALLEST_STEP and "cost" in refusals:
             return "the average over fields would cost too much beyond"
@@ -273,22 +329,30 @@ class _Line:
 
     def found(self, here: CurvePoint) -> bool:
         """Take in a point; True where the line ends before it."""
-        value = self.equations.value(here.x)
-        if self.positions and self.leaves(here, value):
+        if self.points and self.leaves(here, self.equations.value(here.x)):
             return True
+        self.points.append(self.point(here))
+        return False
+
+    def point(self, here: CurvePoint) -> _LinePoint:
+        """A point with its error bar, on the rules that it was solved with."""
+        value = self.equations.value(here.x)
         slope = here.jacobian[:, : len(here.x)]
         try:
             error = self.equations.error(here.x, here.p, slope)
         except np.linalg.LinAlgError:
             error = math.inf
-        self.positions.append(self.other.value(here.p))
-        self.values.append(value)
-        self.errors.append(error * self.equations.maps[0].rate(value))
-        self.states.append(tuple(self.equations.overlaps(here.x, here.p)))
-        self.meaningful.append(self.minima(here))
+        point = _LinePoint(
+            curve=here,
+            position=self.other.value(here.p),
+            value=value,
+            error=error * self.equations.maps[0].rate(value),
+            states=tuple(self.equations.overlaps(here.x, here.p)),
+            meaningful=self.minima(here),
+        )
         if self.on_point is not None:
-            self.on_point(self.positions[-1], value)
-        return False
+            self.on_point(point.position, value)
+        return point
 
     def leaves(self, here: CurvePoint, value: float) -> bool:
         """Whether the line has ended between the last point and this one."""
@@ -301,7 +365,7 @@ class _Line:
                     whose = "semantic" if name == "theta" else "positional"
                     self.ended = (
                         f"the {whose} branch merges with the one that has {name} = 0, "
-                        f"between {self.along} = {self.positions[-1]:.4g} and "
+                        f"between {self.along} = {self.points[-1].position:.4g} and "
                         f"{self.other.value(here.p):.4g}"
                     )
                     return True

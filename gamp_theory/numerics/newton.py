@@ -51,6 +51,7 @@ def chord_newton(
     F: Callable[[Vector], Vector],
     x: Vector,
     *,
+    slope: Vector | None = None,
     step: float = 1e-5,
     most: int = 12,
     largest: float = 1.0,
@@ -63,8 +64,10 @@ def chord_newton(
         Maps a vector of shape (n,) to one of shape (n,); not finite outside its domain.
     x : array, shape (n,)
         A good guess.
+    slope : array, shape (n, n), optional
+        The Jacobian near `x`; by forward differences at `x` if it is not given.
     step : float
-        Of the forward differences that the Jacobian at `x` is taken with.
+        Of these differences.
     most : int
         Newton steps.
     largest : float
@@ -80,7 +83,8 @@ def chord_newton(
     value = counted(x)
     if not np.all(np.isfinite(value)):
         return None
-    slope = difference_jacobian(counted, x, 0.0, floor=step, method="forward", value=value)
+    if slope is None:
+        slope = difference_jacobian(counted, x, 0.0, floor=step, method="forward", value=value)
     if not np.all(np.isfinite(slope)):
         return None
     last = math.inf
