@@ -9,6 +9,7 @@ second parameter they describe a line, which is followed like a branch.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -55,7 +56,7 @@ class NoRoot(ValueError):
     """Newton's method finds no root of the equations near the guess."""
 
 
-class TransitionEquations:
+class TransitionEquations(ABC):
     """Equations of a transition in a parameter; the base of its kinds.
 
     Parameters
@@ -89,12 +90,6 @@ class TransitionEquations:
         ]
         # the coordinates of the second parameter are those of a map along it
         self.other = None if second is None else BranchMap(place, second, (), quadrature_tol)
-
-    # -- what a kind of transition says -----------------------------------------------------------
-
-    def condition(self, states: Sequence[Evaluation]) -> float:
-        """What vanishes beside the residuals."""
-        raise NotImplementedError
 
     # -- unknowns ----------------------------------------------------------------------------------
 
@@ -150,19 +145,9 @@ class TransitionEquations:
             map_.quadrature_tol = map_.finer_tol = self.quadrature_tol
             map_.prepare(u, float(z[-1]))
 
+    @abstractmethod
     def residual(self, z: Vector, second: float = math.nan) -> Vector:
         """The equations, shape (len(z),); NaN outside their domain."""
-        nothing = np.full(len(z), np.nan)
-        if not self.inside(second):
-            return nothing
-        self.move(second)
-        found, states = [], []
-        for map_, u in self.parts(z):
-            found.append(map_.residual(u, float(z[-1])))
-            if map_.last is None or not np.all(np.isfinite(found[-1])):
-                return nothing
-            states.append(map_.last)
-        return np.append(np.concatenate(found), self.condition(states))
 
     def jacobian(self, z: Vector, second: float, value: Vector) -> Vector:
         """``d residual/d(z, second)``, shape (n, n + 1), by forward differences.
@@ -256,6 +241,35 @@ class TransitionEquations:
             map_.slices_tol = max(map_.slices_tol, tol)
             map_.plane_enough = PLANE_ENOUGH * tol
 
+    @abstractmethod
+    def error(self, z: Vector, second: float, slope: Vector) -> float:
+        """What the quadrature errors do to the parameter's coordinate at a root."""
+
+    def _rho(self, map_: BranchMap, value: float) -> float:
+        return place_at(map_.place, self.parameter, value).model.rho
+
+
+class ConditionEquations(TransitionEquations):
+    """Fixed points, and one number that vanishes at the transition."""
+
+    @abstractmethod
+    def condition(self, states: Sequence[Evaluation]) -> float:
+        """What vanishes beside the residuals."""
+
+    def residual(self, z: Vector, second: float = math.nan) -> Vector:
+        """The equations, shape (len(z),); NaN outside their domain."""
+        nothing = np.full(len(z), np.nan)
+        if not self.inside(second):
+            return nothing
+        self.move(second)
+        found, states = [], []
+        for map_, u in self.parts(z):
+            found.append(map_.residual(u, float(z[-1])))
+            if map_.last is None or not np.all(np.isfinite(found[-1])):
+                return nothing
+            states.append(map_.last)
+        return np.append(np.concatenate(found), self.condition(states))
+
     def error(self, z: Vector, second: float, slope: Vector) -> float:
         """What the quadrature errors do to the parameter's coordinate at a root."""
         self.residual(z, second)
@@ -279,11 +293,8 @@ class TransitionEquations:
         row = np.linalg.inv(slope)[-1]
         return float(np.abs(row) @ np.abs(np.concatenate(shifts)))
 
-    def _rho(self, map_: BranchMap, value: float) -> float:
-        return place_at(map_.place, self.parameter, value).model.rho
 
-
-class EqualTrainLosses(TransitionEquations):
+class EqualTrainLosses(ConditionEquations):
     """Two branches have the same training loss: a first-order transition."""
 
     def condition(self, states: Sequence[Evaluation]) -> float:
@@ -292,7 +303,7 @@ class EqualTrainLosses(TransitionEquations):
         return math.log(one / two) if one > 0 and two > 0 else math.nan
 
 
-class EqualTestError(TransitionEquations):
+class EqualTestError(ConditionEquations):
     """The test error of a branch is that of the best linear layer."""
 
     def condition(self, states: Sequence[Evaluation]) -> float:
@@ -302,7 +313,7 @@ class EqualTestError(TransitionEquations):
         return math.log(test / observables.linear_error(state.place.model))
 
 
-class Pitchfork(TransitionEquations):
+class Pitchfork(ConditionEquations):
     """Another branch leaves: the map neither damps nor amplifies an overlap that vanishes.
 
     Parameters

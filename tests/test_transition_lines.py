@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 
 from gamp_theory import observables, solve
 from gamp_theory.branch_map import Place, place_at
@@ -55,6 +56,24 @@ def test_a_line_covers_its_range(line):
         "the end of the range, omega = 0.32",
     )
     assert "alpha_c" in repr(line)
+
+
+def test_points_that_are_filled_in_lie_on_the_line(line, alpha_c):
+    """Where the line without them has its own, between them, and with error bars like theirs."""
+    filled = trace_transition(
+        alpha_c, "omega", 0.32, back_to=0.29, largest_step=0.05, least_points=12
+    )
+    check(filled)
+    assert line.positions.size < 12 <= filled.positions.size <= 14
+    assert np.all(np.diff(filled.positions) > 0)
+    assert set(line.positions) <= set(filled.positions)
+    gaps = np.diff(filled.positions)
+    assert gaps.max() < 0.75 * np.diff(line.positions).max()
+    new = ~np.isin(filled.positions, line.positions)
+    expected = CubicSpline(line.positions, line.values)(filled.positions[new])
+    assert filled.values[new] == pytest.approx(expected, rel=3e-5)
+    assert filled.errors[new].max() < 5 * line.errors.max()
+    assert filled.ends == line.ends
 
 
 def test_a_line_goes_through_its_transition(line, alpha_c):
