@@ -71,6 +71,12 @@ NEARLY = 0.1  # residual, relative, at which an attempt deserves more maps
 #: eigenvalue ``-a`` of the map allows steps of up to ``2/(1 + a)``.
 FLOW_MAPS = 16
 FLOW_STEPS = (0.15, 0.15, 0.15, 0.1, 0.1, 0.05, 0.05)
+#: The same flow in long steps, where a branch has just ceased to be and its ghost holds the state
+#: up: steps between attempts, attempts, and the time and the largest relative change of a step.
+GLIDE_STEPS, GLIDES = 5, 4
+GLIDE_TIME = 20.0
+GLIDE_HALVINGS = 20
+GLIDE_REACH = np.array([0.2, 0.5, 0.2, 0.5])
 #: The search is on its way to Q = 0 when q, in units of rho, is below this.
 VANISHING = 1e-7
 SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
@@ -332,7 +338,8 @@ class Solver:
 
         Anderson acceleration finds a fixed point nearby in a few maps.  Where it gets lost, because
         there is none or the map oscillates strongly, the flow ``x' = F(x) - x`` is followed
-        downstream, and the acceleration is tried again from where it has led.
+        downstream, and the acceleration is tried again from where it has led; first in short steps,
+        at last in long ones.
         """
         rule: PairRule | None = None
 
@@ -375,7 +382,42 @@ class Solver:
                 return flow.x, _STATUS[flow.status]
             x = self.last  # where the flow has led: the residual may have grown on the way
             result = attempt(x, *LATER_ATTEMPT, newton=True)
+        for _ in range(GLIDES):
+            if result.status is FixedPointStatus.CONVERGED:
+                break
+            for _ in range(GLIDE_STEPS):
+                x = self.glide(x)
+            result = attempt(x, *LATER_ATTEMPT, newton=True)
         return result.x, _STATUS[result.status]
+
+    def glide(self, x: Vector) -> Vector:
+        """A long step of the flow ``x' = F(x) - x``, by the implicit Euler method.
+
+        Directions in which the map oscillates, which bound explicit steps, are damped.  Where the
+        map amplifies one the step is so short that it still goes downstream.
+        """
+        at = Overlaps.from_array(x)
+        rule = self.channel.rule(at, SEARCH_RULE_TOL, checked=False)
+        image, averages = self.map(x, rule)
+        growth = growth_rates(self.model.rho, averages, self.alpha, self.lam)
+        jacobian = map_jacobian(lambda z: self.map(z, rule)[0], x, self.model.rho, growth)
+        for _ in range(1 + jacobian.evaluations):
+            self.spend(rule)
+        inside = np.flatnonzero(x)
+        matrix = jacobian.matrix[np.ix_(inside, inside)]
+        largest = float(np.max(np.linalg.eigvals(matrix).real))
+        time = min(GLIDE_TIME, 0.5 / (largest - 1)) if largest > 1 else GLIDE_TIME
+        step = np.zeros(4)
+        step[inside] = np.linalg.solve(
+            (1 / time + 1) * np.eye(inside.size) - matrix, (image - x)[inside]
+        )
+        far = np.max(np.abs(step[inside]) / (GLIDE_REACH[inside] * np.abs(x[inside])))
+        step /= max(1.0, far)
+        for _ in range(GLIDE_HALVINGS):
+            if self.admissible(x + step):
+                return x + step
+            step *= 0.5
+        return x
 
     def within_reach(self, F: Callable[[Vector], Vector]) -> Callable[[Vector], Vector]:
         """F, remembering where it was called last: the centre of the next trust region."""

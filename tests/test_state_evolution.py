@@ -338,3 +338,28 @@ def test_loss_slopes_are_attributes_of_the_point():
     assert slopes["lam"] == pytest.approx(point.overlaps.q / (2 * MODEL.rho))
     # eps_t is alpha E M less what the prior gives back
     assert 0 < slopes["alpha"] < point.train_loss / 1.25 * 2
+
+
+def test_past_the_end_of_a_branch_its_ghost_does_not_hold_the_solve_up():
+    """At omega = .2 the positional branch ends at alpha = 1.7652, where m falls from .14 to 0."""
+    model = AttentionModel.mixture(0.2)
+    point = solve(model, 1.8, 0.01, "positional", 1e-4, with_stability=False)
+    assert point.branch == "uninformed"
+    direct = solve(model, 1.8, 0.01, "uninformed", 1e-4, with_stability=False)
+    assert point.overlaps.as_array() == pytest.approx(direct.overlaps.as_array(), rel=1e-4)
+
+
+def test_a_long_step_goes_downstream():
+    """Near a saddle along the direction that grows, else towards the fixed point."""
+    solver = state_evolution.Solver(MODEL, 1.5, 0.01, "semantic", 1e-4, 1e-5, 3e-5, False, False)
+    end = solve(MODEL, 1.5, 0.01, "semantic", 1e-4, with_stability=False).overlaps.as_array()
+    x = end * np.array([1.1, 1, 0.9, 1.02])
+    known = [0, 2, 3]
+    closer = solver.glide(x)
+    assert np.max(abs(closer - end)[known] / end[known]) < 0.03
+    # beside the uninformed saddle, in the direction of m that the map amplifies
+    saddle = solve(MODEL, 1.5, 0.01, "uninformed", 1e-4).overlaps.as_array()
+    beside = saddle + np.array([0, 1e-3, 0, 0])
+    gone = solver.glide(beside)
+    assert gone[1] > beside[1]
+    assert solver.admissible(gone)
