@@ -383,7 +383,7 @@ class Solver:
             x = self.last  # where the flow has led: the residual may have grown on the way
             result = attempt(x, *LATER_ATTEMPT, newton=True)
         for _ in range(GLIDES):
-            if result.status is FixedPointStatus.CONVERGED:
+            if result.status is not FixedPointStatus.ITERATION_LIMIT:
                 break
             for _ in range(GLIDE_STEPS):
                 x = self.glide(x)
@@ -405,6 +405,8 @@ class Solver:
             self.spend(rule)
         inside = np.flatnonzero(x)
         matrix = jacobian.matrix[np.ix_(inside, inside)]
+        if not np.all(np.isfinite(matrix)):
+            return x
         largest = float(np.max(np.linalg.eigvals(matrix).real))
         time = min(GLIDE_TIME, 0.5 / (largest - 1)) if largest > 1 else GLIDE_TIME
         step = np.zeros(4)
