@@ -49,6 +49,7 @@ SEARCH_TOL = 5e-3
 ATTEMPTS = ((24, 6, 0.4), (20, 0, 0.15), (30, 6, 0.2), (30, 0, 0.08), (40, 6, 0.1))
 #: A rule is made anew where the state has moved by more than this part of its size.
 MOVED = 0.3
+START_DOUBLINGS = 6  # of the noise that a search begins with, until the map can be taken there
 STRETCHED = 0.05  # the same for an answer
 REACH = 3.0  # largest factor by which the size of q or V may change in a step
 #: The search is on its way to Q = 0 when q, in units of rho, is below this.
@@ -216,7 +217,7 @@ class GeneralSolver(TokenMap):
                 return np.full_like(x, np.nan)
             return x + self.residual(evaluation)
 
-        x, status = x0, Status.ITERATION_LIMIT
+        x, status = self.mapped(x0), Status.ITERATION_LIMIT
         for maps, memory, mixing in ATTEMPTS:
             self.last = None
             result = solve_fixed_point(
@@ -236,6 +237,26 @@ class GeneralSolver(TokenMap):
             if memory == 0 and self.last is not None:
                 x = self.last  # where the flow has led
         return x, status
+
+    def mapped(self, x: Array) -> Array:
+        """`x`, with more noise in q until it has an image.
+
+        Where a column of the student is little but noise the loss can curve down along it by more
+        than the ridge holds: then V_hat is indefinite.
+        """
+        start = self.coordinates.unpack(x)
+        noise = start.noise(self.model.law.rho)
+        for doublings in range(START_DOUBLINGS):
+            q = start.q + (2**doublings - 1) * noise
+            z = self.coordinates.pack(TokenOverlaps(q, start.m, start.V, start.theta))
+            self.maps += 1
+            try:
+                self.rule = self.make(z, SEARCH_SAMPLES)
+                self.map(z, self.rule)
+            except ValueError:
+                continue
+            return z
+        return x
 
     def make(
         self, x: Array, samples: int, *, brief: bool = False, audit: bool = False
