@@ -16,6 +16,8 @@ __all__ = ["Difference", "check_point"]
 
 #: Agreement means a difference within this many combined errors.
 SIGMAS = 4.0
+#: What rounding can leave of an overlap, in its natural unit.
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def check_point(
         else:
             slopes[:, j] = (outputs(found + step) - outputs(found - step)) / (2 * step[j])
     spread = np.sqrt(np.diag(slopes @ covariance @ slopes.T))
+    # what vanishes by symmetry does so up to rounding, in both senses
+    root = math.sqrt(x.q)
+    units = np.array([x.q, root, x.V, root * math.sqrt(model.rho), abs(point.train_loss)])
+    spread = np.maximum(spread, ROUNDING * units)
     difference = outputs(found) - known
     result = {
         name: Difference(float(d), float(s), getattr(point.errors, name))

@@ -69,3 +69,11 @@ def test_agreement_is_four_combined_errors():
     assert Difference(SIGMAS * 5.0, 3.0, 4.0).agrees
     assert Difference(-SIGMAS * 5.0, 3.0, 4.0).agrees
     assert not Difference(SIGMAS * 5.01, 3.0, 4.0).agrees
+
+
+def test_rounding_is_no_disagreement():
+    """Where m vanishes by symmetry the pairs +-w cancel to rounding, which is not random."""
+    point = solve(MODEL, 1.5, 0.01, "uninformed", 1e-3, with_stability=False)
+    found = check_point(point, samples=2**8, scrambles=16)
+    assert abs(found["m"].difference) < 1e-14
+    assert found["m"].standard_error >= 1e-14
