@@ -32,7 +32,7 @@ SEED = 0
 def speed() -> None:
     """One thread, two threads, and again: the second pair shows how far to trust the first."""
     model = AttentionModel.mixture()
-    grid = {"omega": np.linspace(0.1, 0.4, 4), "lam": 0.02, "tol": 1e-4}
+    grid = {"omega": np.linspace(0.1, 0.4, 8), "lam": 0.02, "tol": 1e-4}
     sweep(model, alpha=2.0, **grid)  # compiles
     print(f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     for threads in (1, 2, 1, 2):

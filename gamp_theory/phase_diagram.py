@@ -56,8 +56,8 @@ ON_LINE = 5e-3
 NARROW = 1e-3
 #: Steps of the lines, at most.
 LARGEST_STEP = 0.05
-#: Points of a line at least: one or two of them are out of range.
-LEAST_POINTS = 42
+#: Points of a line at least, if nothing is said; one at either end may be out of range.
+LEAST_POINTS = 40
 #: Lines are followed this far beyond the range of alpha, a factor that no step exceeds: then one
 #: point outside tells where they leave it.
 BEYOND = 1.07
@@ -177,6 +177,7 @@ def phase_diagram(
     tol: float = DIAGRAM_TOL,
     *,
     kinds: Sequence[str] = KINDS,
+    points: int = LEAST_POINTS,
     jobs: int = 1,
     progress: Callable[[str, float, float], object] | None = None,
 ) -> PhaseDiagram:
@@ -196,6 +197,8 @@ def phase_diagram(
         Accuracy of the fixed points on the lines.
     kinds : sequence of str
         Which transitions (:data:`gamp_theory.transitions.KINDS`).
+    points : int
+        Of each line, at least, in the range; 0 for as many as it takes to follow it.
     jobs : int
         Threads.
     progress : callable, optional
@@ -215,10 +218,12 @@ def phase_diagram(
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {unknown[0]!r}")
+    if points < 0:
+        raise ValueError(f"points must be >= 0, got {points!r}")
     if jobs < 1:
         raise ValueError(f"jobs must be >= 1, got {jobs!r}")
     check_arguments(model, alpha[0], lam, "semantic", tol)
-    return _Drawing(model, alpha, omega, lam, tol, kinds, jobs, progress).run()
+    return _Drawing(model, alpha, omega, lam, tol, kinds, points, jobs, progress).run()
 
 
 class _Enough(Exception):
@@ -240,11 +245,13 @@ class _Drawing:
         lam: float,
         tol: float,
         kinds: Sequence[str],
+        points: int,
         jobs: int,
         progress: Callable[[str, float, float], object] | None,
     ) -> None:
         self.model, self.alpha, self.omega, self.lam = model, alpha, omega, lam
         self.tol, self.kinds, self.jobs, self.progress = tol, kinds, jobs, progress
+        self.points = points
         self.lines: list[TransitionLine] = []
         self.regions: list[Region] = []
         self.failures: list[Failure] = []
@@ -332,7 +339,7 @@ class _Drawing:
                 between=(self.alpha[0] / BEYOND, self.alpha[1] * BEYOND),
                 tol=self.tol,
                 largest_step=LARGEST_STEP,
-                least_points=LEAST_POINTS,
+                least_points=self.points + 2 if self.points else 0,
                 on_point=on_point,
             )
         except (NoRoot, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:

@@ -300,6 +300,7 @@ def test_ctrl_c_keeps_the_lines_that_are_finished(plane, monkeypatch):
         ({"omega": (0.0, 1.5)}, "omega"),
         ({"kinds": ("beta",)}, "beta"),
         ({"jobs": 0}, "jobs"),
+        ({"points": -1}, "points"),
         ({"lam": -1.0}, "lam"),
     ],
 )

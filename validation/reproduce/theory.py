@@ -343,6 +343,7 @@ def lines(work: Work, kinds: Sequence[str], tol: float) -> xarray.Dataset:
         LAM,
         tol,
         kinds=kinds,
+        points=0,
         jobs=work.jobs,
         progress=on_point,
     )
