@@ -475,7 +475,7 @@ def test_the_command_refuses_bad_input(capsys, arguments, words):
     ],
 )
 def test_a_region_is_named_as_an_accurate_solve_elsewhere_in_it_says(omega, low, high, label):
-    drawing = module._Drawing(MODEL, (0.05, 2.2), (0.0, 0.5), 0.01, 1e-4, (), 1, None)
+    drawing = module._Drawing(MODEL, (0.05, 2.2), (0.0, 0.5), 0.01, 1e-4, (), 0, 1, None)
     region = drawing.named([(omega, low, high)])
     assert region.label == label
     assert region.lowest == lowest_at(omega, np.random.default_rng(1).uniform(low, high))
@@ -485,7 +485,7 @@ def test_a_region_is_named_as_an_accurate_solve_elsewhere_in_it_says(omega, low,
 def test_a_minimum_that_the_named_start_misses_is_found_from_a_line():
     """At omega = .25, alpha = 2.2 the positional start falls to a second branch, a saddle."""
     state = Overlaps(q=0.0607, m=0.2359, V=12.97, theta=0.0)  # the stable one, at alpha = 2
-    drawing = module._Drawing(MODEL, (0.05, 2.2), (0.0, 0.5), 0.01, 1e-4, (), 1, None)
+    drawing = module._Drawing(MODEL, (0.05, 2.2), (0.0, 0.5), 0.01, 1e-4, (), 0, 1, None)
     part = [(0.25, 2.19, 2.2)]
     missed = drawing.named(part)
     assert missed.label == "semantic only"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, follow, solve
-from gamp_theory.branches import Stop
+from gamp_theory.branch_result import Stop
 from gamp_theory.numerics.differences import jacobian
 from gamp_theory.token_branch_map import BranchCoordinates, TokenBranchMap
 from gamp_theory.token_branches import follow_general, trace_general
