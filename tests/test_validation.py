@@ -74,6 +74,9 @@ MUTATIONS = {
 }
 
 
+LONG = ("crossing", "random_starts", "descent")
+
+
 def quick_run(directory, *studies):
     return runner.main([*studies, "--quick", "--results", str(directory)])
 
@@ -87,14 +90,24 @@ def records(tmp_path_factory):
 
 
 def test_the_theory_agrees(tmp_path):
-    code = quick_run(tmp_path)
-    report = (tmp_path / "REPORT.md").read_text()
+    agrees(tmp_path, [name for name in runner.STUDIES if name not in LONG])
+
+
+@pytest.mark.slow  # a minute beside other tests: half of it the three long studies
+def test_the_theory_agrees_in_all_studies(tmp_path):
+    agrees(tmp_path, list(runner.STUDIES))
+
+
+def agrees(directory, studies):
+    """The quick form of some studies, their report and their figures."""
+    code = quick_run(directory, *studies)
+    report = (directory / "REPORT.md").read_text()
     assert code == 0, report
     assert "**agree**" in report
-    for name in runner.STUDIES:
+    for name in studies:
         assert f"(`{name}`): agree" in report
         assert f"({name}.png)" in report
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert (directory / f"{name}.png").stat().st_size > 10_000
 
 
 def test_what_is_recorded_is_not_simulated_again(records, tmp_path, capsys, monkeypatch):
