@@ -16,7 +16,7 @@ import time
 import numba
 import numpy as np
 
-from benchmarks.states import ORDINARY, State, cpu_seconds, error, truth
+from benchmarks.states import ORDINARY, State, beside, cpu_seconds, error, truth
 from gamp_theory.channel.pair_kernels import loss_derivatives
 from gamp_theory.channel.plane import PlaneUnusable, plane_averages, plane_rule
 from gamp_theory.channel.slices import slice_averages, slice_rule
@@ -25,7 +25,6 @@ from gamp_theory.overlaps import Overlaps
 LEVELS = range(7)
 SLICES = (1e-4, 1e-5, 1e-6, 1e-7)
 TARGETS = (1e-5, 1e-7)
-BESIDE = 1e-4
 
 #: Fixed points of the hard places, rounded (validation/hard_places.py).
 HARD = (
@@ -141,7 +140,7 @@ def scalar_costs() -> tuple[float, float, float]:
 def measure(state: State, loss: float, prox: float) -> list[tuple]:
     """Rows ``(rule, nodes, holes or slices, build ms, map ms, floor ms, error)``."""
     model, x = state.model, state.overlaps
-    beside = Overlaps(*(x.as_array() * (1 + BESIDE)))
+    near = beside(x)
     rows = []
     for level in LEVELS:
         try:
@@ -150,7 +149,7 @@ def measure(state: State, loss: float, prox: float) -> list[tuple]:
             rows.append((f"plane {level}", str(reason)))
             break
         averages, seen = plane_averages(model, x, rule)
-        cost = cpu_seconds(lambda rule=rule: plane_averages(model, beside, rule))
+        cost = cpu_seconds(lambda rule=rule: plane_averages(model, near, rule))
         floor = seen.nodes * loss
         rows.append(
             (
@@ -166,7 +165,7 @@ def measure(state: State, loss: float, prox: float) -> list[tuple]:
     for tol in SLICES:
         build, rule = _timed(lambda tol=tol: slice_rule(model, x, tol))
         averages, _ = slice_averages(model, x, rule)
-        cost = cpu_seconds(lambda rule=rule: slice_averages(model, beside, rule))
+        cost = cpu_seconds(lambda rule=rule: slice_averages(model, near, rule))
         nodes = rule.slices * _nodes_of_slice(rule)
         rows.append(
             (

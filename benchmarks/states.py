@@ -18,6 +18,8 @@ from gamp_theory.overlaps import Overlaps
 TRUTH = 1e-9
 #: Nothing is said about the speed of one map from fewer seconds than this, nor from one run.
 LEAST_SECONDS, LEAST_RUNS = 0.03, 3
+#: How far from the state of a rule it is timed, relative: there, slices know the answer already.
+BESIDE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ def truth(state: State) -> ChannelAverages:
     """The averages at a state, by slices far finer than what is measured."""
     rule = slice_rule(state.model, state.overlaps, TRUTH)
     return slice_averages(state.model, state.overlaps, rule)[0]
+
+
+def beside(overlaps: Overlaps) -> Overlaps:
+    """A state nearby, where a rule has to work."""
+    return Overlaps(*(overlaps.as_array() * (1 + BESIDE)))
 
 
 def error(found: ChannelAverages, true: ChannelAverages) -> float:
