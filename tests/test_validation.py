@@ -89,25 +89,23 @@ def records(tmp_path_factory):
     return directory
 
 
-def test_the_theory_agrees(tmp_path):
-    agrees(tmp_path, [name for name in runner.STUDIES if name not in LONG])
+def test_the_theory_agrees(tmp_path, capsys):
+    studies = [name for name in runner.STUDIES if name not in LONG]
+    assert quick_run(tmp_path, *studies) == 0
+    assert "theory and simulation agree in all" in capsys.readouterr().out
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == sorted(studies)
 
 
 @pytest.mark.slow  # a minute beside other tests: half of it the three long studies
-def test_the_theory_agrees_in_all_studies(tmp_path):
-    agrees(tmp_path, list(runner.STUDIES))
-
-
-def agrees(directory, studies):
-    """The quick form of some studies, their report and their figures."""
-    code = quick_run(directory, *studies)
-    report = (directory / "REPORT.md").read_text()
+def test_the_report_of_all_studies_says_that_the_theory_agrees(tmp_path):
+    code = quick_run(tmp_path)
+    report = (tmp_path / "REPORT.md").read_text()
     assert code == 0, report
     assert "**agree**" in report
-    for name in studies:
+    for name in runner.STUDIES:
         assert f"(`{name}`): agree" in report
         assert f"({name}.png)" in report
-        assert (directory / f"{name}.png").stat().st_size > 10_000
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
 def test_what_is_recorded_is_not_simulated_again(records, tmp_path, capsys, monkeypatch):
