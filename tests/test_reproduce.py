@@ -219,15 +219,20 @@ def test_rows_of_thresholds():
         [
             threshold("alpha_c", 0.3, 1.25),
             threshold("alpha_l", 0.35, math.nan, "does_not_exist"),
+            threshold("alpha_l", 0.3, 1.4923),
             threshold("alpha_l", 0.4, 2.0),  # of which nothing is published
         ],
     )
-    first, second = comparison.threshold_rows(found)
+    first, second, third = comparison.threshold_rows(found)
     assert first.published == THRESHOLDS["alpha_c"][0.3]
     assert first.difference == pytest.approx((1.241 - 1.25) / 1.25)
-    assert "jump mass 0.2" in first.why
+    assert first.why.startswith("at the published value our two losses differ by 0.3 %; its tables")
     assert math.isnan(second.difference)
     assert "does_not_exist" in second.why
+    assert third.why == (
+        "the published rule, replayed, gives 1.46: -2.9 % by the state equations, -1.3 % by the "
+        "test error, +2.0 % by the linear baseline; its prox: -0.02 %"
+    )
     page = comparison.markdown([first, second], {"gamp_theory": "0"})
     assert "| alpha_c | omega = 0.3 | 1.241 | 1.250000(1) | -0.7 % |" in page
     assert "| alpha_l | omega = 0.35 | 1.75 | - | - |" in page

@@ -11,11 +11,19 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from gamp_theory.channel.base import ChannelAverages
-from gamp_theory.channel.sobol_kernels import LEAF, ChannelState, sobol_sums
+from gamp_theory.channel.sobol_kernels import (
+    LEAF,
+    STACK_ROWS,
+    ChannelState,
+    ProxProblem,
+    global_prox,
+    gradient_fails,
+    sobol_sums,
+)
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
 
-__all__ = ["SobolEstimate", "sobol_averages"]
+__all__ = ["SobolEstimate", "global_proxes", "sobol_averages"]
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,39 @@ def sobol_averages(
         prox_failures=int(failures.sum()),
         covariance=covariance,
     )
+
+
+def global_proxes(
+    w: NDArray[np.float64], t: NDArray[np.float64], V: float, sigma: float
+) -> NDArray[np.float64]:
+    """The minimisers of ``|h - w|**2/(2 V) + loss(h; t)``, global by construction.
+
+    Parameters
+    ----------
+    w, t : array, shape (n, 2)
+        Cavity fields, and target contrasts.
+    V : float
+        Variance of the cavity fields.
+    sigma : float
+
+    Returns
+    -------
+    array, shape (n, 2)
+
+    Raises
+    ------
+    RuntimeError
+        If the gradient does not vanish where a search has ended.
+    """
+    stack = np.empty((STACK_ROWS, 3))
+    proxes = []
+    for (w1, w2), (t1, t2) in zip(w.tolist(), t.tolist(), strict=True):
+        problem = ProxProblem(w1, w2, t1, t2, V * sigma**2 / 2)
+        h1, h2, _ = global_prox(problem, LEAF, stack)
+        if gradient_fails(h1, h2, problem):
+            raise RuntimeError(f"no prox was found for w = {(w1, w2)}, t = {(t1, t2)}, V = {V:g}")
+        proxes.append((h1, h2))
+    return np.array(proxes)
 
 
 def _normal_points(samples: int, stream: np.random.SeedSequence) -> NDArray[np.float64]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gamp_theory.cli.text import concise
-from validation.reproduce.published import RANK_TWO, SOURCE, THRESHOLDS
+from validation.reproduce.published import RANK_TWO, SOURCE, TABLES, THRESHOLDS
+from validation.runner import RESULTS
 
 if TYPE_CHECKING:
     import xarray
 
 __all__ = ["Row", "as_json", "markdown", "rank_two_rows", "threshold_rows"]
 
+SCHEME = RESULTS / "published_scheme.json"
 HEAD = ("quantity", "where", "published", "ours", "difference", "why")
 
 
@@ -55,14 +59,6 @@ def threshold_rows(found: xarray.Dataset) -> list[Row]:
         if published is None:
             continue
         status = str(one["status"].values)
-        why = f"not found here: {status}"
-        if status == "converged":
-            why = (
-                f"jump mass {float(one['jump_mass']):.2g}: published averages do not resolve the "
-                "jumps, published proxes are local"
-            )
-            if kind == "alpha_l":
-                why += "; another linear baseline"
         rows.append(
             Row(
                 kind,
@@ -70,10 +66,25 @@ def threshold_rows(found: xarray.Dataset) -> list[Row]:
                 published,
                 float(one["alpha"]),
                 float(one["alpha_error"]),
-                why,
+                _why(kind, omega) if status == "converged" else f"not found here: {status}",
             )
         )
     return rows
+
+
+def _why(kind: str, omega: float) -> str:
+    """What replaying the published scheme has shown (`validation.published_scheme`)."""
+    found = json.loads(SCHEME.read_text(encoding="utf-8"))[kind]
+    row = next(row for row in found if row["omega"] == omega)
+    if kind == "alpha_c":
+        return f"at the published value our two losses differ by {100 * row['gap']:.1f} %; {TABLES}"
+    steps = [row[name] for name in ("ours", "state_equations", "and_test_error", "and_baseline")]
+    first, second, third = (100 * (b - a) / steps[0] for a, b in pairwise(steps))
+    return (
+        f"the published rule, replayed, gives {steps[-1]:.4g}: {first:+.1f} % by the state "
+        f"equations, {second:+.1f} % by the test error, {third:+.1f} % by the linear baseline; "
+        f"its prox: {100 * (steps[-1] / row['global_prox'] - 1):+.2f} %"
+    )
 
 
 def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]:
@@ -134,8 +145,7 @@ def markdown(rows: Sequence[Row], provenance: Mapping[str, str]) -> str:
         "Written by `gamp-theory reproduce`. Published: " + SOURCE + "; thresholds were read off "
         "its lines. Digits in brackets are our error bars, in units of the last digit: of the "
         "solution of the equations for thresholds, standard errors over students for losses. The "
-        "difference is published less ours, relative to ours; the last column says what differs in "
-        "how the numbers were made, not how much each part of it does.",
+        "difference is published less ours, relative to ours.",
         "",
         "Versions: " + ", ".join(f"{name} {value}" for name, value in provenance.items()) + ".",
         "",
