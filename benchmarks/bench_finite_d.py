@@ -1,6 +1,6 @@
 """Finite d: a gradient against the bare products in it, a minimum, and the alternatives.
 
-Run ``python -m benchmarks.bench_finite_d``, with ``OPENBLAS_NUM_THREADS=1`` to have one core.
+Run ``python -m benchmarks.bench_finite_d``.
 
 * A gradient of the exact risk at d = 2000, alpha = 2 is two products with the data matrix and
   some work on n x L x L arrays; it is timed against the two products alone.  Aim: 1.5 times.

@@ -25,7 +25,7 @@ from gamp_theory.cli.arguments import (
 from gamp_theory.cli.general import add_general, asks_general, build_general, general_starts
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import concise, number_cell, quantity_cell, stability_cell, table
-from gamp_theory.cli.threads import follow_branches
+from gamp_theory.cli.threads import follow_branches, single_blas_thread
 from gamp_theory.records import OVERLAPS, general_point_record, point_record, settled
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Follow each start; after Ctrl-C the answer is what was finished."""
+    single_blas_thread()
     from gamp_theory.state_evolution import PAIR_TOL, check_arguments
 
     along = options.along

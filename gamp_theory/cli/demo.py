@@ -19,7 +19,7 @@ from gamp_theory.cli.answer import SUCCESS, UNSETTLED, Answer, BadInput
 from gamp_theory.cli.arguments import Commands, add_command
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import concise, table
-from gamp_theory.cli.threads import follow_branches
+from gamp_theory.cli.threads import follow_branches, single_blas_thread
 from gamp_theory.files import replacing
 from gamp_theory.records import KNOWN, settled, transition_record
 
@@ -65,6 +65,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Compute the story and write ``transition.png`` and ``transition.nc``."""
+    single_blas_thread()
     out = Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from gamp_theory.cli.arguments import (
 )
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import table
+from gamp_theory.cli.threads import single_blas_thread
 from gamp_theory.files import replacing
 from gamp_theory.records import point_record
 
@@ -68,6 +69,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Trace the lines; after Ctrl-C the answer is what was finished."""
+    single_blas_thread()
     spans = {}
     for name in ("alpha", "omega"):
         span = getattr(options, name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from gamp_theory.cli.general import (
 )
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import number_cell, table
-from gamp_theory.cli.threads import in_threads
+from gamp_theory.cli.threads import in_threads, single_blas_thread
 from gamp_theory.records import model_record
 
 if TYPE_CHECKING:
@@ -96,11 +95,7 @@ def run(options: argparse.Namespace) -> Answer:
     for name, least in (("instances", 1), ("seed", 0), ("jobs", 1)):
         if getattr(options, name) < least:
             raise BadInput(f"{name} must be at least {least}, got {getattr(options, name)}")
-    # Instances run side by side, where a BLAS with threads of its own only gets in their way:
-    # measured 6 times slower on two busy cores.  It is read when NumPy is first imported, which
-    # in this command is below; a value that the user has set is left alone.
-    for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
+    single_blas_thread()
     general = build_general(options)
     if general is not None:
         return _run_general(general, options)

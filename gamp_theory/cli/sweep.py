@@ -30,6 +30,7 @@ from gamp_theory.cli.arguments import (
 from gamp_theory.cli.general import add_general, build_general, general_starts
 from gamp_theory.cli.progress import progress
 from gamp_theory.cli.text import table
+from gamp_theory.cli.threads import single_blas_thread
 from gamp_theory.records import SETTLED
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def read_points(name: str) -> list[dict[str, float]]:
 
 def run(options: argparse.Namespace) -> Answer:
     """Compute the lines that are not there; what is finished stays, however this ends."""
+    single_blas_thread()
     from gamp_theory.sweep import SweepError, sweep
 
     grid = {name: getattr(options, name) for name in PARAMETERS}

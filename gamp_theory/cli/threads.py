@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,18 @@ if TYPE_CHECKING:
     from gamp_theory.model import AttentionModel
     from gamp_theory.result import FixedPoint
 
-__all__ = ["follow_branches", "in_threads"]
+__all__ = ["follow_branches", "in_threads", "single_blas_thread"]
+
+
+def single_blas_thread() -> None:
+    """Keep the BLAS from starting threads of its own, which get in the way of ours.
+
+    Measured on two cores: 6 times slower descents at finite d, 15 % slower sweeps.  The variables
+    are read when NumPy is first imported: call this before that.  A value that the user has set is
+    left alone.
+    """
+    for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 
 class _Enough(Exception):
