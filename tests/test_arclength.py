@@ -61,6 +61,28 @@ def test_fold(analytic):
     assert step < 1e-8
 
 
+@pytest.mark.parametrize("shift", [-0.05, -0.02, 0.02, 0.05])
+def test_a_fold_that_rough_jacobians_put_elsewhere(shift):
+    form = forms.FOLD
+
+    def rough(x, p, value):
+        return form.jacobian(x + np.array([shift, 0.0]), p, value)
+
+    curve = follow_curve(
+        Problem(form.residual, rough, form.jacobian),
+        form.at(1.0, 1.2),
+        1.2,
+        0.0,
+        back_to=1.5,
+        control=StepControl(tol=1e-8, corrections=30),
+    )
+    (fold,) = curve.special
+    assert curve.unlocated == 0
+    assert fold.p == pytest.approx(0.2, abs=KNOWN)
+    # between its neighbours, not where the signs of the rough tangents change
+    assert curve.x[fold.after, 0] * curve.x[fold.after + 1, 0] < 0
+
+
 @KINDS
 def test_pitchfork_and_the_curve_that_leaves_it(analytic):
     form = forms.PITCHFORK

@@ -179,7 +179,7 @@ def broken(tmp_path, records, studies, file, old, new):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     return run.returncode, run.stdout + run.stderr

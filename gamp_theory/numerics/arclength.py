@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -596,57 +597,79 @@ class _Run(_Corrector):
     # -- special points ------------------------------------------------------------------------
 
     def look_between(self, left: CurvePoint, right: CurvePoint) -> None:
-        """Locate what happens between two neighbours."""
-        if "fold" in self.look_for and left.tangent[-1] * right.tangent[-1] < 0:
-            self.locate("fold", left, right)
+        """Locate what happens between two neighbours, the last points."""
+        if "fold" in self.look_for:
+            located = left.tangent[-1] * right.tangent[-1] < 0 and self.locate("fold", left, right)
+            # the curve is better known than its tangents, whose Jacobians may be rough
+            if not located and self.turned():
+                self.locate_around(left, right)
         if "branch point" in self.look_for and left.orientation * right.orientation < 0:
             self.locate("branch point", left, right)
 
+    def turned(self) -> bool:
+        """Whether p has a maximum or a minimum among the last three points, of no fold so far."""
+        if len(self.points) < 3:
+            return False
+        before, here, after = (point.p for point in self.points[-3:])
+        known = any(
+            special.kind == "fold" and special.after >= len(self.points) - 3
+            for special in self.special
+        )
+        return (here - before) * (after - here) < 0 and not known
+
     def locate(
         self, kind: Literal["fold", "branch point"], left: CurvePoint, right: CurvePoint
-    ) -> None:
+    ) -> bool:
         """Root of dp/ds, or of the bordered determinant, along the curve between neighbours.
 
         Secants, with points that are corrected to the curve.  The residual is prepared where the
-        neighbours let the root be expected, and again where it has been found.
+        neighbours let the root be expected, and again where it has been found.  Returns whether
+        there is one.
         """
         length = float(np.linalg.norm(right.z - left.z))
-
-        def test(s: float) -> _Test | None:
-            """The function at arclength s, with the point."""
-            z, direction = _hermite(left, right, s / length)
-            if kind == "fold":
-                found = self.correct(z, direction)
-                z_new = None if found is None else found[0]
-            else:  # consistent, but singular, at the point itself
-                z_new = self.newton(z, direction)
-            if z_new is None:
-                return None
-            slope = self.slope(z_new, self.residual(z_new), accurate=True)
-            if kind == "fold":
-                tangent = self.tangent(slope, direction)
-                return _Test(s, float(tangent[-1]), z_new, tangent, slope)
-            value = float(np.linalg.det(np.vstack([slope, direction])))
-            return _Test(s, value, z_new, direction, slope)
-
         ends = [
             point.tangent[-1]
             if kind == "fold"
             else np.linalg.det(np.vstack([point.jacobian, point.tangent]))
             for point in (left, right)
         ]
-        s = length * ends[0] / (ends[0] - ends[1])
+        first = length * ends[0] / (ends[0] - ends[1])
+
+        def between(s: float) -> tuple[Vector, Vector]:
+            return _hermite(left, right, s / length)
+
+        test = partial(self.test, kind, between)
+        root = self.root(test, between(first)[0], first, length, 0.5 * length, kind == "fold")
+        if root is None:
+            self.unlocated += kind == "branch point"
+            return False
+        self.record(kind, root, test)
+        return True
+
+    def locate_around(self, point: CurvePoint, right: CurvePoint) -> None:
+        """The fold between the neighbours of the last point but one, by accurate Jacobians."""
+        self.prepare(point.z)
+        found = self.correct(point.z, point.tangent)
         root = None
-        # what is asked of the second pass is the least that it can tell
-        for close in (1e-2 * length, self.control.located):
-            self.prepare(_hermite(left, right, s / length)[0] if root is None else root.z)
-            offset = (0.1 if root is None else 1e-2) * length
-            root = self.secants(test, s, offset, close, kind == "fold")
-            if root is None or not -0.5 * length <= root.s <= 1.5 * length:
-                self.unlocated += 1
-                return
-            s = root.s
-        assert root is not None
+        if found is not None:
+            start = found[0]
+            slope = self.slope(start, self.residual(start), accurate=True)
+            along = self.tangent(slope, point.tangent)
+            back, ahead = (float(np.linalg.norm(point.z - z)) for z in (self.points[-3].z, right.z))
+            test = partial(self.test, "fold", lambda s: (start + s * along, along))
+            root = self.root(test, start, 0.0, ahead, back, stationary=True)
+        if root is None:
+            self.unlocated += 1
+        else:
+            self.record("fold", root, test)
+
+    def record(
+        self,
+        kind: Literal["fold", "branch point"],
+        root: _Test,
+        test: Callable[[float], _Test | None],
+    ) -> None:
+        """Take in a special point; arclength counts from the last point but one."""
         null = np.linalg.svd(np.vstack([root.slope, root.tangent]))[2][-1]
         p = float(root.z[-1])
         if kind == "fold":
@@ -657,11 +680,54 @@ class _Run(_Corrector):
         else:
             sides = self.sides(test, root)
             interval = (min(*sides, p), max(*sides, p))
-        after = len(self.points) - 2
+        after = len(self.points) - (2 if root.s >= 0 or len(self.points) == 2 else 3)
         special = SpecialPoint(kind, root.z[:-1], p, interval, after, root.tangent, null)
         self.special.append(special)
         if self.on_special is not None:
             self.on_special(special)
+
+    def test(
+        self,
+        kind: Literal["fold", "branch point"],
+        path: Callable[[float], tuple[Vector, Vector]],
+        s: float,
+    ) -> _Test | None:
+        """What a root is looked for of, at the guess of `path` and across its direction."""
+        z, direction = path(s)
+        if kind == "fold":
+            found = self.correct(z, direction)
+            z_new = None if found is None else found[0]
+        else:  # consistent, but singular, at the point itself
+            z_new = self.newton(z, direction)
+        if z_new is None:
+            return None
+        slope = self.slope(z_new, self.residual(z_new), accurate=True)
+        if kind == "fold":
+            tangent = self.tangent(slope, direction)
+            return _Test(s, float(tangent[-1]), z_new, tangent, slope)
+        value = float(np.linalg.det(np.vstack([slope, direction])))
+        return _Test(s, value, z_new, direction, slope)
+
+    def root(
+        self,
+        test: Callable[[float], _Test | None],
+        z: Vector,
+        s: float,
+        length: float,
+        back: float,
+        stationary: bool,
+    ) -> _Test | None:
+        """A root of `test` near s, where z is, if there is one from ``-back`` to 1.5 `length`."""
+        root = None
+        # what is asked of the second pass is the least that it can tell
+        for close in (1e-2 * length, self.control.located):
+            self.prepare(z)
+            offset = (0.1 if root is None else 1e-2) * length
+            root = self.secants(test, s, offset, close, stationary)
+            if root is None or not -back <= root.s <= 1.5 * length:
+                return None
+            s, z = root.s, root.z
+        return root
 
     def secants(
         self,
