@@ -253,7 +253,13 @@ def students(alpha, steps, loss, bias_free=0):
 def test_rows_of_rank_two_take_the_students_with_the_bias():
     found = dataset_of_rows(
         "simulation",
-        [students(2.0, 0, 0.001, 1), students(2.0, 0, 0.003), students(2.0, 5000, 0.004)],
+        [
+            students(2.0, 0, 0.001, 1),
+            students(2.0, 0, 0.003),
+            students(2.0, 5000, 0.004),
+            students(4.0, 0, 0.004),
+            students(4.0, 5000, 0.00402),
+        ],
     )
     point = {"alpha": 2.0, "train_loss": 0.0028, "train_loss_error": 1e-6}
     limit = dataset_of_rows("general", [point | {"test_error": 0.0014, "test_error_error": 1e-6}])
@@ -262,9 +268,11 @@ def test_rows_of_rank_two_take_the_students_with_the_bias():
     row = rows["omega = 0.3, alpha = 2, d = 1000train_loss, rank 2"]
     assert (row.published, row.ours, row.error) == (RANK_TWO[2.0]["train_loss"], 0.003, 1e-5)
     assert row.difference == pytest.approx(0.13)
-    assert "0.00400(1)" in row.why
+    assert "descent at d = 500 have not arrived there: 0.00400(1)" in row.why
     assert "0.002800(1)" in row.why
-    assert math.isnan(rows["omega = 0.3, alpha = 4, d = 1000train_loss, rank 2"].ours)
+    there = rows["omega = 0.3, alpha = 4, d = 1000train_loss, rank 2"]
+    assert "descent at d = 500 arrive there: 0.00402(1)" in there.why
+    assert math.isnan(rows["omega = 0.3, alpha = 1.005, d = 1000train_loss, rank 2"].ours)
 
 
 def test_the_gap_is_taken_task_by_task_and_only_where_both_minima_are():

@@ -13,6 +13,7 @@ import numpy as np
 from gamp_theory.cli.text import concise
 from validation.reproduce.published import RANK_TWO, SOURCE, TABLES, THRESHOLDS
 from validation.runner import RESULTS
+from validation.study import SIGMAS
 
 if TYPE_CHECKING:
     import xarray
@@ -99,11 +100,7 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
                 ours, error = float(minima[name]), float(minima[f"{name}_stderr"])
             parts = ["ours are minima (L-BFGS)"]
             if descent is not None:
-                reached = concise(float(descent[name]), float(descent[f"{name}_stderr"]))
-                parts.append(
-                    f"{int(descent['steps'])} steps of descent at d = {int(descent['d'])} have "
-                    f"not arrived there: {reached}"
-                )
+                parts.append(_reached(descent, name, ours, error))
             for k in np.flatnonzero(abs(np.asarray(theory["alpha"], float) - alpha) < 1e-9):
                 one = theory.isel(point=k)
                 limit = concise(float(one[name]), float(one[f"{name}_error"]))
@@ -119,6 +116,15 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
                 )
             )
     return rows
+
+
+def _reached(descent: xarray.Dataset, name: str, ours: float, error: float) -> str:
+    """Whether descent has arrived at the minima."""
+    value, bar = float(descent[name]), float(descent[f"{name}_stderr"])
+    how = f"{int(descent['steps'])} steps of descent at d = {int(descent['d'])}"
+    if abs(value - ours) > SIGMAS * math.hypot(bar, error):
+        return f"{how} have not arrived there: {concise(value, bar)}"
+    return f"{how} arrive there: {concise(value, bar)}"
 
 
 def _students(students: xarray.Dataset, alpha: float, *, descent: bool) -> xarray.Dataset | None:
