@@ -19,7 +19,7 @@ from gamp_theory import (
 from gamp_theory.channel.general import general_rule
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.result import Status
-from gamp_theory.token_evolution import solve_general
+from gamp_theory.token_evolution import SEARCH_SAMPLES, GeneralSolver, solve_general
 from gamp_theory.token_mechanisms import CompiledMechanism, FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_overlaps
@@ -285,6 +285,30 @@ def test_a_student_that_shrinks_to_nothing_is_said():
     assert point.status is Status.LEFT_DOMAIN
     assert point.branch == "zero"
     assert np.isnan(point.train_loss)
+
+
+def test_a_start_without_an_image_gets_noise_until_it_has_one():
+    model = GeneralModel(
+        FixedMixture(0.3, [[0.6, 0.4], [0.4, 0.6]]),
+        RowSoftmax(),
+        JointLaw.isotropic(0.5, OPPOSITE),
+        rank=2,
+    )
+    solver = GeneralSolver(model, 1.5, 0.01, "semantic", 0.1)
+    start = solver.first_state()
+    thin = np.diag([1.0, math.sqrt(0.1)])  # the second column is little but noise
+    start = TokenOverlaps(thin @ start.q @ thin, start.m @ thin, start.V, thin @ start.theta)
+    x = solver.coordinates.pack(start)
+    with pytest.raises(ValueError, match="positive definite"):
+        solver.map(x, solver.make(x, SEARCH_SAMPLES))
+    found = solver.coordinates.unpack(solver.mapped(x))
+    assert solver.maps == 2
+    for name in ("m", "V", "theta"):
+        assert getattr(found, name) == pytest.approx(getattr(start, name), abs=1e-12)
+    rho = model.law.rho
+    assert found.noise(rho) == pytest.approx(2 * start.noise(rho), rel=1e-5)
+    image = solver.map(solver.coordinates.pack(found), solver.rule).value
+    assert np.all(np.isfinite(image))
 
 
 @pytest.mark.slow
