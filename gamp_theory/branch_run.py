@@ -15,9 +15,10 @@ from gamp_theory.branch_map import DIRECTIONS, BranchMap, Evaluation, Place, pla
 from gamp_theory.branch_result import INTERVAL, Branch, SpecialPoint, Stop
 from gamp_theory.channel.origin import solve_origin
 from gamp_theory.channel.pair import PairChannel
-from gamp_theory.numerics import arclength
-from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
+from gamp_theory.numerics import curves
+from gamp_theory.numerics.arclength import follow_curve
 from gamp_theory.numerics.bracketing import RootStatus, bracket_root
+from gamp_theory.numerics.curves import CurvePoint, Problem, StepControl
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.stability import MapJacobian
 from gamp_theory.starts import branch_name
@@ -121,20 +122,20 @@ class BranchRun:
         """Maps in all, of every rule."""
         return self.map.maps + self.map.coarse_maps + self.other_maps
 
-    def why(self, curve: arclength.Curve) -> Stop:
+    def why(self, curve: curves.Curve) -> Stop:
         """Why the branch ends, out of why its curve does."""
         if self.ended is not None:
             return self.ended
-        if curve.stop is arclength.Stop.REACHED:
+        if curve.stop is curves.Stop.REACHED:
             last = curve.points[-1].p
             return Stop.REACHED if last == self.finish else Stop.TURNED_BACK
-        if curve.stop is arclength.Stop.SMALLEST_STEP:
+        if curve.stop is curves.Stop.SMALLEST_STEP:
             return {"domain": Stop.LEFT_DOMAIN, "cost": Stop.QUADRATURE_LIMIT}.get(
                 self.map.refusal, Stop.SMALLEST_STEP
             )
         return {
-            arclength.Stop.CLOSED: Stop.CLOSED,
-            arclength.Stop.POINT_LIMIT: Stop.POINT_LIMIT,
+            curves.Stop.CLOSED: Stop.CLOSED,
+            curves.Stop.POINT_LIMIT: Stop.POINT_LIMIT,
         }[curve.stop]
 
     def value(self, p: float) -> float:
@@ -265,7 +266,7 @@ class BranchRun:
 
     # -- special points -------------------------------------------------------------------------
 
-    def folded(self, fold: arclength.SpecialPoint) -> None:
+    def folded(self, fold: curves.SpecialPoint) -> None:
         """Take in a fold of the curve, located with the rule that is in place."""
         map_ = self.map
         base = map_.last

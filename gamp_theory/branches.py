@@ -16,7 +16,8 @@ import numpy as np
 from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, Place, value_of
 from gamp_theory.branch_result import Branch, SpecialPoint
 from gamp_theory.branch_run import BranchRun
-from gamp_theory.numerics.arclength import Problem, StepControl, singular_point
+from gamp_theory.numerics.curves import Problem, StepControl
+from gamp_theory.numerics.special_points import singular_point
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import QUADRATURE_SHARE, RESIDUAL_SHARE, FixedPoint
 from gamp_theory.token_result import GeneralFixedPoint

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from gamp_theory.branch_result import Stop
 from gamp_theory.channel.general import GeneralRule
-from gamp_theory.numerics import arclength
-from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
+from gamp_theory.numerics import curves
+from gamp_theory.numerics.arclength import follow_curve
+from gamp_theory.numerics.curves import CurvePoint, Problem, StepControl
 from gamp_theory.result import Status
 from gamp_theory.state_evolution import GENERAL_TOL
 from gamp_theory.token_branch_map import TokenBranchMap
@@ -291,16 +292,16 @@ class _Run:
             time.perf_counter() - self.began,
         )
 
-    def why(self, curve: arclength.Curve, finish: float) -> Stop:
+    def why(self, curve: curves.Curve, finish: float) -> Stop:
         """Why the branch ends, out of why its curve does."""
         if self.ended is not None:
             return self.ended
-        if curve.stop is arclength.Stop.REACHED:
+        if curve.stop is curves.Stop.REACHED:
             return Stop.REACHED if curve.points[-1].p == finish else Stop.TURNED_BACK
         return {
-            arclength.Stop.SMALLEST_STEP: Stop.SMALLEST_STEP,
-            arclength.Stop.CLOSED: Stop.CLOSED,
-            arclength.Stop.POINT_LIMIT: Stop.POINT_LIMIT,
+            curves.Stop.SMALLEST_STEP: Stop.SMALLEST_STEP,
+            curves.Stop.CLOSED: Stop.CLOSED,
+            curves.Stop.POINT_LIMIT: Stop.POINT_LIMIT,
         }[curve.stop]
 
     # -- points ---------------------------------------------------------------------------------
@@ -384,7 +385,7 @@ class _Run:
 
     # -- special points -------------------------------------------------------------------------
 
-    def folded(self, fold: arclength.SpecialPoint) -> None:
+    def folded(self, fold: curves.SpecialPoint) -> None:
         """Take in a fold of the curve, located with the rule that is in place."""
         map_ = self.map
         slope = map_.jacobian(fold.x, fold.p, map_.residual(fold.x, fold.p))

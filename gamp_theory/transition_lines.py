@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory.branch_map import DIRECTIONS, PARAMETERS, BranchMap, value_of
-from gamp_theory.numerics import arclength
-from gamp_theory.numerics.arclength import CurvePoint, Problem, StepControl, follow_curve
+from gamp_theory.numerics import curves
+from gamp_theory.numerics.arclength import follow_curve
+from gamp_theory.numerics.curves import CurvePoint, Problem, StepControl
 from gamp_theory.numerics.newton import chord_newton
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import QUADRATURE_SHARE
@@ -314,17 +315,17 @@ class _Line:
             solved.evaluations,
         )
 
-    def why(self, curve: arclength.Curve) -> str:
+    def why(self, curve: curves.Curve) -> str:
         """Why a line ends that was not ended here."""
-        if curve.stop is arclength.Stop.REACHED:
+        if curve.stop is curves.Stop.REACHED:
             return f"the end of the range, {self.along} = {self.points[-1].position:g}"
         refusals = {map_.refusal for map_ in self.equations.maps}
-        if curve.stop is arclength.Stop.SMALLEST_STEP and "cost" in refusals:
+        if curve.stop is curves.Stop.SMALLEST_STEP and "cost" in refusals:
             return "the average over fields would cost too much beyond"
         return {
-            arclength.Stop.SMALLEST_STEP: "no step along the line succeeds, however short",
-            arclength.Stop.CLOSED: "it comes back to where it began",
-            arclength.Stop.POINT_LIMIT: "the allowed number of points was used up",
+            curves.Stop.SMALLEST_STEP: "no step along the line succeeds, however short",
+            curves.Stop.CLOSED: "it comes back to where it began",
+            curves.Stop.POINT_LIMIT: "the allowed number of points was used up",
         }.get(curve.stop, curve.stop.value)
 
     def found(self, here: CurvePoint) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gamp_theory.numerics.arclength import Problem
+from gamp_theory.numerics.curves import Problem
 
 
 @dataclass(frozen=True)

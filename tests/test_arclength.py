@@ -6,16 +6,9 @@ import normal_forms as forms
 import numpy as np
 import pytest
 
-from gamp_theory.numerics.arclength import (
-    CurvePoint,
-    Problem,
-    SpecialPoint,
-    StepControl,
-    Stop,
-    crossing_curve,
-    follow_curve,
-    singular_point,
-)
+from gamp_theory.numerics.arclength import follow_curve
+from gamp_theory.numerics.curves import CurvePoint, Problem, SpecialPoint, StepControl, Stop
+from gamp_theory.numerics.special_points import crossing_curve, singular_point
 
 KNOWN = 1e-8  # accuracy of special points
 KINDS = pytest.mark.parametrize("analytic", [True, False], ids=["analytic", "differences"])
