@@ -100,7 +100,7 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
                 ours, error = float(minima[name]), float(minima[f"{name}_stderr"])
             parts = ["ours are minima (L-BFGS)"]
             if descent is not None:
-                parts.append(_reached(descent, name, ours, error))
+                parts.append(_reached(descent, minima, name))
             for k in np.flatnonzero(abs(np.asarray(theory["alpha"], float) - alpha) < 1e-9):
                 one = theory.isel(point=k)
                 limit = concise(float(one[name]), float(one[f"{name}_error"]))
@@ -118,13 +118,18 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
     return rows
 
 
-def _reached(descent: xarray.Dataset, name: str, ours: float, error: float) -> str:
-    """Whether descent has arrived at the minima."""
-    value, bar = float(descent[name]), float(descent[f"{name}_stderr"])
+def _reached(descent: xarray.Dataset, minima: xarray.Dataset | None, name: str) -> str:
+    """Whether descent has arrived at the minima, in both losses; and a loss of it."""
+    shown = concise(float(descent[name]), float(descent[f"{name}_stderr"]))
     how = f"{int(descent['steps'])} steps of descent at d = {int(descent['d'])}"
-    if abs(value - ours) > SIGMAS * math.hypot(bar, error):
-        return f"{how} have not arrived there: {concise(value, bar)}"
-    return f"{how} arrive there: {concise(value, bar)}"
+    if minima is None:
+        return f"{how}: {shown}"
+    arrived = all(
+        abs(float(descent[loss] - minima[loss]))
+        <= SIGMAS * math.hypot(float(descent[f"{loss}_stderr"]), float(minima[f"{loss}_stderr"]))
+        for loss in ("train_loss", "test_error")
+    )
+    return f"{how} {'arrive' if arrived else 'have not arrived'} there: {shown}"
 
 
 def _students(students: xarray.Dataset, alpha: float, *, descent: bool) -> xarray.Dataset | None:
