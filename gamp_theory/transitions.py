@@ -22,6 +22,7 @@ from scipy.interpolate import PchipInterpolator
 
 from gamp_theory.branch_map import BranchMap, Place, place_at, value_of
 from gamp_theory.branch_result import Branch, SpecialPoint
+from gamp_theory.branch_result import Stop as BranchStop
 from gamp_theory.branches import follow
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.bracketing import Sample
@@ -76,6 +77,8 @@ OTHER = {"theta": "m", "m": "theta"}
 
 #: Accuracy with which branches are followed to see what there is.
 SCAN_TOL = 1e-2
+#: Ends of branches that go on, but could not be followed.
+LOST = (BranchStop.SMALLEST_STEP, BranchStop.POINT_LIMIT, BranchStop.QUADRATURE_LIMIT)
 #: Where on the range a branch is looked for, until it is found: fractions, from the top.
 PLACES = (1.0, 0.75, 0.5, 0.25, 0.0)
 #: Points at which two followed branches are compared, for each that was computed.
@@ -103,7 +106,7 @@ class TransitionStatus(Enum):
     CONVERGED = "Converged: the bracket holds the transition."
     DOES_NOT_EXIST = "There is no such transition in the range."
     NOT_BRACKETED = "The two ends of the bracket could not be told apart."
-    SOLVE_FAILED = "A fixed point beside the transition could not be solved."
+    SOLVE_FAILED = "A fixed point beside the transition, or on the way to it, could not be solved."
 
     @property
     def token(self) -> str:
@@ -283,7 +286,7 @@ def find_transition(
     search = _Search(kind, place, parameter, (lo, hi), tol, progress)
     found = search.run()
     if not found:
-        return search.answer(math.nan, math.nan, TransitionStatus.DOES_NOT_EXIST)
+        return search.answer(math.nan, math.nan, search.why_none())
     return dataclasses.replace(found[0], others=tuple(found[1:]))
 
 
@@ -377,12 +380,20 @@ class _Search:
                 distinct.append(one)
         return distinct
 
+    def why_none(self) -> TransitionStatus:
+        """That none was found is no proof where a branch was lost."""
+        pieces = [piece for branches in self.followed.values() for piece in branches]
+        if any(piece.stop in LOST for piece in pieces):
+            return TransitionStatus.SOLVE_FAILED
+        return TransitionStatus.DOES_NOT_EXIST
+
     # -- branches ----------------------------------------------------------------------------------
 
     def branches(self, name: str) -> list[Branch]:
         """The branches of a name, followed from where they are found to both ends of the range.
 
-        One is looked for until there is a piece with stable points, or nowhere else to look.
+        One is looked for until there is a piece with stable points that is not lost on its way, or
+        nowhere else to look.
         """
         if name in self.followed:
             return self.followed[name]
@@ -407,7 +418,8 @@ class _Search:
             ]
             found += pieces
             known = [point.stability for piece in pieces for point in piece.points]
-            if name == "uninformed" or any(s is not None and s.stable for s in known):
+            stable = name == "uninformed" or any(s is not None and s.stable for s in known)
+            if stable and not (self.certify and any(piece.stop in LOST for piece in pieces)):
                 break
         self.followed[name] = found
         return found

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference
 
-from gamp_theory import AttentionModel, Overlaps
+from gamp_theory import AttentionModel, Overlaps, solve
 from gamp_theory.observables import linear_error, test_error
 from validation import published_scheme as scheme
 from validation.reproduce.published import THRESHOLDS
@@ -38,6 +38,18 @@ def test_the_map_is_that_of_the_twins_at_its_nodes(prox):
     assert image == pytest.approx(reference.prior_map(*hats, model.sigma, LAM), rel=1e-3)
     ridge = LAM * STATE[0] / (2 * model.rho)
     assert train_loss == pytest.approx(ALPHA * loss + ridge, rel=1e-3)
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.1, 0.3])
+def test_the_local_prox_is_the_global_one_on_all_nodes(omega):
+    model = AttentionModel.mixture(omega=omega)
+    x = solve(model, ALPHA, LAM, "semantic", 1e-3, with_stability=False).overlaps.as_array()
+    _, w, _, y, _ = scheme._fields(model, x)
+    t = scheme._targets(model, y)
+    local, everywhere = (
+        prox(w, t, x[2], model.sigma) for prox in (scheme.local_prox, scheme.global_proxes)
+    )
+    assert np.max(abs(local - everywhere)) < 1e-3
 
 
 def test_errors_without_a_prox():

@@ -323,3 +323,10 @@ def test_the_positional_branch_folds_in_omega():
     assert found.bracket[0] < found.value < found.bracket[1]
     (side,) = found.sides
     assert side.branch == "positional"
+
+
+def test_none_was_found_is_no_proof_where_a_branch_was_lost():
+    # beside a reconnection: the branch from the top is lost, and there is a fold at 2.5
+    model = AttentionModel.mixture(omega=0.2412864)
+    found = find_transition(model, "spinodal_positional", (2.0, 2.8), 0.01)
+    assert found.status is not TransitionStatus.DOES_NOT_EXIST

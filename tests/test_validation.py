@@ -180,7 +180,7 @@ def broken(tmp_path, records, studies, file, old, new):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=200,
         check=False,
     )
     return run.returncode, run.stdout + run.stderr
