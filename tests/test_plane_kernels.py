@@ -10,6 +10,7 @@ import pytest
 import reference
 from numpy.polynomial.legendre import leggauss
 from numpy.testing import assert_allclose
+from scipy.optimize import brentq
 
 from gamp_theory.channel import hole_kernels, outer, plane, sobol_kernels, unstable_kernels
 from gamp_theory.channel import plane_kernels as kernels
@@ -407,9 +408,17 @@ def test_unstable_intervals_are_those_of_the_lowest_eigenvalue(model):
     brackets = unstable_kernels.unstable_brackets(angles, 64, 6.0, target, state)
     ends = unstable_kernels.unstable_ends(brackets, 0.0, target, state)
     assert len(brackets) > 20
+    r = np.linspace(0, 6.0, 400)
     for phi in angles:
         got = [float(end) for end in ends[brackets[:, 0] == phi].ravel() if 0 < end < 6.0]
-        assert_allclose(got, outer.onsets(model, V, float(phi), 6.0), rtol=1e-12)
+
+        def excess(r, phi=phi):
+            return outer.instability(model, V, outer.teacher_fields(model, np.array(r), phi))
+
+        signs = np.sign([excess(x) for x in r])
+        changes = np.flatnonzero(signs[1:] != signs[:-1])
+        expected = [brentq(excess, r[i], r[i + 1], xtol=1e-14) for i in changes]
+        assert_allclose(got, expected, rtol=1e-12)
     # a bracket that the ends have left is widened
     moved = unstable_kernels.unstable_ends(brackets, 0.1, target, state._replace(V=1.01 * V))
     again = unstable_kernels.unstable_brackets(angles, 64, 6.0, target, state._replace(V=1.01 * V))

@@ -2,12 +2,15 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import eval_legendre
+from scipy.stats import norm
 
 from gamp_theory.numerics.quadrature import (
     Rule,
     gauss_hermite_normal,
     gauss_legendre,
     gauss_legendre_table,
+    gauss_normal,
     trapezoid_normal,
 )
 
@@ -107,6 +110,33 @@ def test_trapezoid_is_symmetric_and_ends_at_the_cut():
     assert np.array_equal(rule.weights, rule.weights[::-1])
 
 
+@pytest.mark.parametrize(
+    ("n", "lo", "hi"), [(1, -1, 2), (5, 0, 6), (12, -0.3, 0.1), (16, 2, 6.5), (40, -7, 7)]
+)
+def test_gauss_for_a_piece_of_the_normal_density(n, lo, hi):
+    """Exact to degree 2n - 1 and no further, against a fine rule for Legendre polynomials."""
+    rule = gauss_normal(n, lo, hi)
+    assert rule.degree == 2 * n - 1
+    assert np.all(rule.weights > 0)
+    assert np.all((rule.nodes > lo) & (rule.nodes < hi))
+    probability = norm.cdf(hi) - norm.cdf(lo)
+    fine = gauss_legendre(400, lo, hi)
+    for degree in (0, 1, 2 * n - 1, 2 * n):
+
+        def polynomial(x, degree=degree):
+            return eval_legendre(degree, (2 * x - lo - hi) / (hi - lo))
+
+        exact = fine.weights @ (polynomial(fine.nodes) * norm.pdf(fine.nodes))
+        off = abs(rule.weights @ polynomial(rule.nodes) - exact)
+        assert (off < 5e-13 * probability) == (degree < 2 * n)
+
+
+def test_gauss_for_the_whole_density_is_that_of_hermite():
+    whole, hermite = gauss_normal(20, -37, 37), gauss_hermite_normal(20)
+    np.testing.assert_allclose(whole.nodes, hermite.nodes, atol=1e-12)
+    np.testing.assert_allclose(whole.weights, hermite.weights, atol=1e-14)
+
+
 def test_rules_are_read_only():
     rule = gauss_legendre(3)
     with pytest.raises(ValueError, match="read-only"):
@@ -125,6 +155,11 @@ def test_rules_are_read_only():
         (lambda: gauss_legendre(3, 0, math.inf), "lo and hi must be finite with lo < hi"),
         (lambda: gauss_hermite_normal(-1), "n must be a positive integer, got -1"),
         (lambda: gauss_hermite_normal(361), "n must be at most 360, got 361"),
+        (lambda: gauss_normal(0, 0, 1), "n must be a positive integer, got 0"),
+        (lambda: gauss_normal(201, 0, 1), "n must be at most 200, got 201"),
+        (lambda: gauss_normal(3, 1, 0), "lo and hi must be finite with lo < hi"),
+        (lambda: gauss_normal(3, 0, math.inf), "lo and hi must be finite with lo < hi"),
+        (lambda: gauss_normal(3, 30, 40), "must be inside"),
         (lambda: trapezoid_normal(0, 6), "step and cut must be finite"),
         (lambda: trapezoid_normal(0.1, math.nan), "step and cut must be finite"),
         (lambda: trapezoid_normal(2, 1), "step and cut must be finite"),

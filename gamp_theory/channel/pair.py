@@ -40,9 +40,6 @@ TWO_LEVELS = 8.0
 COARSER = 5.0
 #: By chance two rules can agree: an error is at least this part of what a rule was made for.
 LEAST_OF_TOLERANCE = 0.3
-#: By how much half of the angles are worse, less one: a kink that has been integrated twice, over
-#: b and the radius, leaves the trapezoid rule third order.
-HALF_ANGLES = 7.0
 #: What a truncated hole can cost, relative to the density that was cut off.
 TRUNCATION = 5.0
 #: What a hole whose chords miss its edge can cost, relative to its spurious mass, and what all of
@@ -114,7 +111,7 @@ class PairRule:
     def error(self, overlaps: Overlaps, averages: ChannelAverages) -> ChannelAverages:
         """Signed estimate of the error of `averages`: a coarser rule against this one.
 
-        What the two have in common (holes cut short, slices with a piece missing, angles) is added
+        What the two have in common (holes cut short, slices with a piece missing, draws) is added
         with the sign of the difference.
         """
         if isinstance(self.nodes, PlaneRule):
@@ -141,16 +138,15 @@ class PairRule:
         return np.copysign(np.max(sizes, axis=0), one)
 
     def _between_slices(self, overlaps: Overlaps, nodes: SliceRule) -> NDArray[np.float64]:
-        """Slices of a larger tolerance against these, with the same angles.
+        """Slices of a larger tolerance against these, with as many teacher draws.
 
-        What the angles cost is estimated apart (:func:`_evaluate`), by those that are left out.
+        What more draws would change the rule knows (:func:`_evaluate`).
         """
         tol = min(COARSER * self.tol, 0.01)
-        coarse_nodes = slice_rule(self.model, overlaps, tol, even=self.even)
-        fine = _sliced(self.model, overlaps, nodes)[1].fewer
-        coarse = _sliced(self.model, overlaps, coarse_nodes)[1].fewer
-        angles = min(nodes.angles, coarse_nodes.angles)
-        return SAFETY * (coarse[angles].as_array() - fine[angles].as_array())
+        coarse_nodes = slice_rule(self.model, overlaps, tol, even=self.even, counts=nodes.counts)
+        fine = _sliced(self.model, overlaps, nodes)[0]
+        coarse = _sliced(self.model, overlaps, coarse_nodes)[0]
+        return SAFETY * (coarse.as_array() - fine.as_array())
 
 
 class PairChannel:
@@ -239,9 +235,8 @@ def _evaluate(
     """Averages, and estimates of the errors that a coarser rule of the kind may share."""
     if isinstance(rule, SliceRule):
         averages, report = _sliced(model, overlaps, rule)
-        fine = averages.as_array()
-        angles = abs(report.fewer[rule.angles // 2].as_array() - fine) / HALF_ANGLES
-        return averages, angles + report.unresolved * _sizes(model, fine)
+        unresolved = report.unresolved * _sizes(model, averages.as_array())
+        return averages, rule.outer_error + unresolved
     averages, diagnostics = _planed(model, overlaps, rule)
     return averages, _shared(diagnostics) * _sizes(model, averages.as_array())
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.hole_kernels import hole_shapes, hole_sums
+from gamp_theory.channel.outer import symmetries
 from gamp_theory.channel.plane_kernels import (
     FURTHEST_PUSH,
     Kinetics,
@@ -122,7 +123,7 @@ class PlaneRule:
     resolution : Resolution
         Numbers of nodes and spacings.
     swap, flip : bool
-        Symmetries that have halved the outer nodes (:func:`symmetries`).
+        Symmetries that have halved the outer nodes (:func:`outer.symmetries`).
     y_step, h_step : float
         Spacings of the outer grid (in units of sigma) and of the h-grid.
     x : array, shape (n, 2)
@@ -231,9 +232,9 @@ def plane_rule(
     if k > LARGEST_K:
         raise PlaneUnusable(f"V sigma**2/2 = {k:.3g} > {LARGEST_K}")
     resolution = Resolution.of_level(level)
-    holds = symmetries(model, overlaps)
-    swap = holds[0] if swap is None else swap
-    flip = holds[1] if flip is None else flip
+    flips, swaps = symmetries(model, overlaps)
+    swap = swaps if swap is None else swap
+    flip = flips if flip is None else flip
     fold = (1 + swap) * (1 + flip)
 
     sharpness = max(1 + k, LEAST_SHARPNESS)
@@ -300,7 +301,7 @@ def plane_averages(
     k = state.c * state.V
     if not state.variance > 0:
         raise PlaneUnusable(f"w is a function of y: q - theta**2/rho = {state.variance:.3g}")
-    swap, flip = symmetries(model, overlaps)
+    flip, swap = symmetries(model, overlaps)
     if (rule.swap and not swap) or (rule.flip and not flip):
         raise ValueError(
             f"the rule assumes swap={rule.swap}, flip={rule.flip}, but the state has "
@@ -377,16 +378,6 @@ def scalars(model: AttentionModel, overlaps: Overlaps) -> tuple[Kinetics, Target
         sigma=model.sigma,
     )
     return state, Target(model.omega, a1, a2)
-
-
-def symmetries(model: AttentionModel, overlaps: Overlaps) -> tuple[bool, bool]:
-    """Whether swapping the tokens, and flipping y, leave all averages alone.
-
-    The swap is ``(y_1, y_2, w_1, w_2) -> -(y_2, y_1, w_2, w_1)`` and needs ``a_1 = a_2``; the flip
-    ``y -> -y`` goes with ``w -> w`` if theta = 0 and with ``w -> -w`` if m = 0.
-    """
-    a1, a2 = model.target.contrasts
-    return a1 == a2, overlaps.m == 0 or overlaps.theta == 0
 
 
 def outer_angles(count: int, swap: bool, flip: bool) -> NDArray[np.float64]:

@@ -1,57 +1,62 @@
 """The slice rule: slower than the plane rule, safe everywhere (docs/numerics.md, "Slices").
 
-The teacher field is integrated in polar coordinates, with radial panels that end where the
-prox starts to jump at the origin; the cavity field along parallel lines, each of which is
+The teacher's fields are integrated by Gauss's rules for their own density, in pieces that end where
+the prox starts to jump at the origin; the cavity field along parallel lines, each of which is
 cut exactly where the globally minimising prox jumps.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.base import ChannelAverages
-from gamp_theory.channel.outer import onsets, symmetry, teacher_fields
+from gamp_theory.channel.outer import Counts, outer_rule, symmetries, teacher_fields
 from gamp_theory.channel.search_kernels import SearchGrid
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.model import AttentionModel
-from gamp_theory.numerics.quadrature import gauss_legendre, trapezoid_normal
+from gamp_theory.numerics.quadrature import LARGEST_PIECE, gauss_legendre, trapezoid_normal
 from gamp_theory.overlaps import Overlaps
 
 __all__ = ["SliceReport", "SliceRule", "slice_averages", "slice_rule"]
 
 #: Smallest width of w given y, relative to sqrt(q): below it averages are taken in the limit.
 NARROWEST = 1e-4
-#: Gauss-Legendre nodes of a panel, radial or in b: at tolerances of 1e-4 and more, and of 1e-7 and
-#: less.  A kink near the end of a panel is seen by none: few nodes leave a floor of errors there.
+#: Gauss-Legendre nodes of a panel in b: at tolerances of 1e-4 and more, and of 1e-7 and less.  A
+#: kink near the end of a panel is seen by none: few nodes leave a floor of errors there.
 NODES = (8, 16)
-#: Widest radial panels, in standard deviations: at tolerances of 1e-4 and more, and of less.  In
-#: wide panels the smooth part of the integrand hides kinks from the estimate of the error.
-R_PANEL = (3.5, 1.75)
 B_PANEL = 4.5
 B_STEP = 0.5
 CELL = 3.0  # widest panels in a, and their nodes
 CELL_NODES = 8
 CELL_SHARE = 0.01  # of the tolerance, that the probability mass of such a panel may be off by
-R_BISECTIONS = 6
-FEWEST_ANGLES = 32  # on the circle; doubled until the averages no longer change
-DOUBLINGS = 4
-ANGLE_SHARE = 8.0  # how far they may, in units of what is spent: the last angles do better
 SPENT = 1.0  # what panels may add up to, in units of tol
+#: Teacher draws along either axis: at a tolerance of 1e-2, and more for each power of ten; by how
+#: much more where w is narrow, s less than this times its mean; and how they grow, how often, until
+#: what that changes is less than this share of the tolerance.
+DRAWS = Counts(8, 5)
+DRAWS_PER_DIGIT = Counts(2, 1)
+NARROW = 2.0
+NARROWER = 6.0  # but no more than this
+GROWTH = 1.4
+GROWTHS = 10
+OUTER_SHARE = 0.5
+MOST_DRAWS = 20_000
 THREADS = min(4, os.cpu_count() or 1)
-WIDEST_SMEAR = 0.25  # of an onset, in radius, that radial panels have to know of
 #: Step of the search grid: the coarsest, and at a tolerance of 1e-6 and its power of that.  What a
 #: grid misses, wells in narrow valleys, falls faster than the fifth power of the step.
 SEARCH_STEPS = (0.16, 0.12, 0.19)
 STRAIGHT = 4.0  # |U| from which on its rows are closer
+N_AVERAGES = len(fields(ChannelAverages))
+LIGHT = 0.02  # weight of a draw below which it may err by more
 SEARCH_MARGIN = 0.3  # of the search radius, for states near that of the rule
 
 
@@ -65,8 +70,8 @@ class SliceRule:
         Teacher fields.
     weight : array, shape (n,)
         Their weights.
-    ray : array of int, shape (n,)
-        Which angle they are at, out of equidistant ones.
+    counts : Counts
+        How many along either axis.
     state : slices_kernels.SliceState
         What it was made for.
     draws : array, shape (n, len(OUTPUTS))
@@ -81,11 +86,13 @@ class SliceRule:
         Nodes of a panel in b and in U, cut.
     search : search_kernels.SearchGrid
         The search grid.
+    outer_error : array
+        By how much the averages change with more teacher draws, in the order of ChannelAverages.
     """
 
     y: NDArray[np.float64]
     weight: NDArray[np.float64]
-    ray: NDArray[np.int64]
+    counts: Counts
     state: kernels.SliceState
     draws: NDArray[np.float64]
     radius: NDArray[np.float64]
@@ -93,6 +100,7 @@ class SliceRule:
     panels: NDArray[np.int64]
     grid: kernels.SliceGrid
     search: SearchGrid
+    outer_error: NDArray[np.float64]
 
     @property
     def totals(self) -> NDArray[np.float64]:
@@ -105,15 +113,6 @@ class SliceRule:
         panels = self.panels * self.grid.b_gauss.size
         few = self.grid.zeta.size // (2 if self.grid.mirror else 1)
         return int(np.where(self.panels, panels, few).sum())
-
-    @property
-    def angles(self) -> int:
-        """Number of intervals between the first angle and the last."""
-        return int(self.ray.max())
-
-    def thinned(self, every: int) -> NDArray[np.float64]:
-        """Weights of the rule with every second, fourth, ... angle only."""
-        return self.weight * np.where(self.ray % every == 0, every, 0)
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,6 @@ class SliceReport:
         J, summed over the jumps.
     unresolved : float
         Probability mass that slices lack.
-    fewer : dict of int to ChannelAverages
-        The averages with so many angles only: all of them, half, a quarter, ...
     """
 
     mass: float
@@ -142,7 +139,6 @@ class SliceReport:
     contraction: float
     jump_mass: float
     unresolved: float
-    fewer: dict[int, ChannelAverages]
 
 
 def width(model: AttentionModel, overlaps: Overlaps) -> float:
@@ -178,10 +174,6 @@ def slice_averages(
             ),
             (rule.y, rule.radius, rule.ends, rule.panels),
         )
-    fewer, every = {}, 1
-    while rule.angles % every == 0:
-        fewer[rule.angles // every] = _averages(model, overlaps, rule.thinned(every) @ draws)
-        every *= 2
     totals = rule.weight @ draws
     mass, slope, contraction, jump_mass = totals[[0, 7, 8, 9]].tolist()
     return _averages(model, overlaps, totals), SliceReport(
@@ -190,7 +182,6 @@ def slice_averages(
         contraction,
         jump_mass,
         float(totals[kernels.UNRESOLVED]),
-        fewer,
     )
 
 
@@ -220,12 +211,13 @@ def slice_rule(
     tol: float,
     *,
     even: bool = True,
+    counts: Counts | None = None,
 ) -> SliceRule:
     """A slice rule for states near `overlaps`, adapted to them once.
 
-    Panels, radial and in b, are bisected until the error estimated for each from the decay of
-    its Legendre coefficients is below its share of `tol`; angles are doubled until the averages
-    stand.
+    Panels in b are bisected until the error estimated for each from the decay of its Legendre
+    coefficients is below its share of `tol`; along either axis of the teacher's fields there are so
+    many draws that :data:`GROWTH` times as many change nothing that matters.
 
     Parameters
     ----------
@@ -236,29 +228,52 @@ def slice_rule(
     even : bool
         Whether the symmetries of `overlaps` may thin the teacher draws; say False if the rule is
         to be used off the subspaces m = 0 and theta = 0.
+    counts : Counts, optional
+        Teacher draws along either axis, if they are not to be chosen; then nothing is known of
+        the error that they make.
     """
     problem = _Problem.make(model, overlaps, tol, even)
-    points = max(2, FEWEST_ANGLES // problem.fold)
-    some = np.linspace(0, 1, points + 1)
-    few = some[:: points // 2]  # for the sizes of the averages
-    crude = _assemble(problem, _refine(problem, few, np.zeros(kernels.N_OUT)))
+    crude = _assemble(problem, DRAWS, np.zeros(kernels.N_OUT))
     tolerance = SPENT * tol * _scales(crude.totals, problem.state)
     if even:  # what vanishes by symmetry does not do so over the draws that represent the plane
         tolerance[[2, 3]] *= [overlaps.m != 0, overlaps.theta != 0]
+    if counts is not None:
+        return _assemble(problem, counts, tolerance)
     matters = tolerance > 0
-    rays = _refine(problem, some, tolerance)
-    last = _assemble(problem, rays)
-    for _ in range(DOUBLINGS):
-        # between any two angles one more: the trapezoid rule that exists is half of the next
-        between = (np.arange(len(rays) - 1) + 0.5) / (len(rays) - 1)
-        new = _refine(problem, between, tolerance)
-        rays = [ray for pair in zip(rays, [*new, None], strict=True) for ray in pair if ray]
-        finer = _assemble(problem, rays)
-        change = abs(finer.totals - last.totals)
-        if np.all(change[matters] <= ANGLE_SHARE * tolerance[matters]):
-            return finer
-        last = finer
-    return last
+    counts = _first_counts(problem, tol)
+    rule = _assemble(problem, counts, tolerance)
+    errors = np.zeros((2, rule.outer_error.size))
+    stands = [False, False]
+    for _ in range(GROWTHS):
+        more = (Counts(_grown(counts.U), counts.W), Counts(counts.U, _grown(counts.W)))
+        axis = 0 if not stands[0] else 1
+        finer = _assemble(problem, more[axis], tolerance)
+        change = abs(finer.totals - rule.totals)[matters] / tolerance[matters]
+        here = _averages(model, overlaps, rule.totals).as_array()
+        errors[axis] = abs(_averages(model, overlaps, finer.totals).as_array() - here)
+        stands[axis] = bool(change.max() <= OUTER_SHARE)
+        if not stands[axis]:
+            counts, rule = more[axis], finer
+            if rule.weight.size > MOST_DRAWS:
+                break
+        elif axis == 1:
+            break
+    return replace(rule, outer_error=errors.sum(axis=0))
+
+
+def _grown(count: int) -> int:
+    return min(math.ceil(GROWTH * count), LARGEST_PIECE)
+
+
+def _first_counts(problem: _Problem, tol: float) -> Counts:
+    """Teacher draws along either axis to begin with."""
+    digits = max(0.0, -2 - math.log10(tol))
+    narrow = abs(problem.state.tilt) * problem.model.sigma / problem.state.s
+    times = min(max(1.0, narrow / NARROW), NARROWER)
+    return Counts(
+        math.ceil(times * (DRAWS.U + DRAWS_PER_DIGIT.U * digits)),
+        math.ceil(times * (DRAWS.W + DRAWS_PER_DIGIT.W * digits)),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,16 +283,14 @@ class _Problem:
     model: AttentionModel
     V: float
     state: kernels.SliceState
-    fold: int
-    nodes: int
-    r_panel: float
+    flip: bool
+    swap: bool
     grid: kernels.SliceGrid
     search: SearchGrid
-    legendre: NDArray[np.float64]
 
     @classmethod
     def make(cls, model: AttentionModel, overlaps: Overlaps, tol: float, even: bool) -> _Problem:
-        fold = symmetry(model, overlaps, even)
+        flip, swap = symmetries(model, overlaps, even)
         state = _state(model, overlaps)
         # a ball of radius R in four Gaussian variables leaves out exp(-R^2/2) (1 + R^2/2)
         cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 6))
@@ -302,7 +315,7 @@ class _Problem:
         ring = np.concatenate(
             [
                 teacher_fields(model, np.linspace(0, cut, 7), np.full(7, phi))
-                for phi in np.linspace(0, 2 * np.pi / fold, 9)
+                for phi in np.linspace(0, 2 * np.pi / ((1 + flip) * (1 + swap)), 9)
             ]
         )
         radius = kernels.search_radii(ring, state, cut, _candidates()).max() + SEARCH_MARGIN
@@ -312,82 +325,42 @@ class _Problem:
             model,
             overlaps.V,
             state,
-            fold,
-            nodes,
-            R_PANEL[0] if tol >= 1e-4 else R_PANEL[1],
+            flip,
+            swap,
             grid,
             _search_grid(reach, _search_step(tol)),
-            _legendre(nodes),
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Ray:
-    """The refined radial rule at one angle."""
-
-    y: NDArray[np.float64]
-    weight: NDArray[np.float64]
-    radius: NDArray[np.float64]
-    ends: NDArray[np.float64]
-    panels: NDArray[np.int64]
-    draws: NDArray[np.float64]
-
-
-def _refine(
-    problem: _Problem, fractions: NDArray[np.float64], tolerance: NDArray[np.float64]
-) -> list[_Ray]:
-    """Radial rules at the given fractions of the fundamental angle, refined to `tolerance`.
-
-    With a tolerance of zero nothing is refined.
-    """
-    cut, nodes = problem.grid.cut, problem.nodes
-    todo = []
-    for ray, fraction in enumerate(fractions):
-        phi = 2 * np.pi / problem.fold * fraction
-        ends = _graded(onsets(problem.model, problem.V, phi, cut), problem.state.s, cut)
-        for lo, hi in itertools.pairwise(ends):
-            count = max(1, int(np.ceil((hi - lo) / problem.r_panel)))
-            edges = np.linspace(lo, hi, count + 1)
-            todo += [(ray, phi, a, b) for a, b in itertools.pairwise(edges)]
-    parts: list[list[_Ray]] = [[] for _ in fractions]
-    for generation in range(R_BISECTIONS + 1):
-        panels = [(ray, phi, gauss_legendre(nodes, lo, hi)) for ray, phi, lo, hi in todo]
-        r = np.concatenate([rule.nodes for _, _, rule in panels])
-        y = teacher_fields(problem.model, r, np.repeat([phi for _, phi, _ in panels], nodes))
-        density = r * np.exp(-(r**2) / 2)
-        weight = density * np.concatenate([rule.weights for _, _, rule in panels])
-        radius = _radii(problem, y)
-        # every draw may err by its share: the weights sum to one
-        share = np.maximum(1.0, 0.02 / (weight + 1e-300))[:, None]
-        averages, places, panels_in_b = _spread(
-            lambda y, radius, allowed: kernels.refined_averages(
-                y, radius, allowed, problem.state, problem.grid, problem.search
-            ),
-            (y, radius, 0.3 * tolerance * share),
-        )
-        bisected = []
-        for p, (ray, phi, lo, hi) in enumerate(todo):
-            here = slice(p * nodes, (p + 1) * nodes)
-            samples = averages[here] * density[here, None]
-            error = kernels.panel_error(samples, hi - lo, problem.legendre, 0.3 * tolerance)
-            if error > 1 and generation < R_BISECTIONS:
-                middle = 0.5 * (lo + hi)
-                bisected += [(ray, phi, lo, middle), (ray, phi, middle, hi)]
-            else:
-                parts[ray].append(
-                    _Ray(
-                        y[here],
-                        weight[here],
-                        radius[here],
-                        places[here],
-                        panels_in_b[here],
-                        averages[here],
-                    )
-                )
-        if not bisected:
-            break
-        todo = bisected
-    return [_join(ray) for ray in parts]
+def _assemble(problem: _Problem, counts: Counts, tolerance: NDArray[np.float64]) -> SliceRule:
+    """The rule with so many teacher draws; with a tolerance of zero nothing in b is refined."""
+    cut = problem.grid.cut
+    y, weight = outer_rule(
+        problem.model, problem.V, counts, cut, flip=problem.flip, swap=problem.swap
+    )
+    radius = kernels.search_radii(y, problem.state, cut, problem.search.candidates)
+    radius += SEARCH_MARGIN
+    # every draw may err by its share: the weights sum to one
+    share = np.maximum(1.0, LIGHT / (weight + 1e-300))[:, None]
+    draws, ends, panels = _spread(
+        lambda y, radius, allowed: kernels.refined_averages(
+            y, radius, allowed, problem.state, problem.grid, problem.search
+        ),
+        (y, radius, 0.3 * tolerance * share),
+    )
+    return SliceRule(
+        y,
+        weight,
+        counts,
+        problem.state,
+        draws,
+        radius,
+        ends[:, : panels.max() + 1],
+        panels,
+        problem.grid,
+        problem.search,
+        np.zeros(N_AVERAGES),
+    )
 
 
 def _spread(
@@ -419,56 +392,6 @@ def _pool() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork: a child makes its own
     os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def _join(parts: list[_Ray]) -> _Ray:
-    """One ray out of its panels."""
-    return _Ray(
-        y=np.concatenate([part.y for part in parts]),
-        weight=np.concatenate([part.weight for part in parts]),
-        radius=np.concatenate([part.radius for part in parts]),
-        ends=np.concatenate([part.ends for part in parts]),
-        panels=np.concatenate([part.panels for part in parts]),
-        draws=np.concatenate([part.draws for part in parts]),
-    )
-
-
-def _assemble(problem: _Problem, rays: list[_Ray]) -> SliceRule:
-    """The trapezoid rule over equidistant angles: by symmetry its two ends count half."""
-    angular = np.full(len(rays), 1 / (len(rays) - 1))
-    angular[[0, -1]] /= 2
-    whole = _join(rays)
-    return SliceRule(
-        whole.y,
-        np.concatenate([a * ray.weight for a, ray in zip(angular, rays, strict=True)]),
-        np.repeat(np.arange(len(rays)), [ray.weight.size for ray in rays]),
-        problem.state,
-        whole.draws,
-        whole.radius,
-        whole.ends[:, : whole.panels.max() + 1],
-        whole.panels,
-        problem.grid,
-        problem.search,
-    )
-
-
-def _graded(onsets_: list[float], s: float, cut: float) -> list[float]:
-    """Ends of the radial panels: the onsets, and points close by where the field is narrow.
-
-    Near an onset a double well of depth of order eps**2 forms; a field of width s smears that
-    over a range ``eps ~ s**(2/3)`` of the radius, which a wide panel would not see.
-    """
-    ends = {0.0, cut, *onsets_}
-    smear = s ** (2 / 3)
-    if smear < WIDEST_SMEAR:
-        ends |= {r + k * smear for r in onsets_ for k in (-3.0, -1.0, 1.0, 3.0)}
-    return sorted(r for r in ends if 0 <= r <= cut)
-
-
-def _radii(problem: _Problem, y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Search radius of each draw: the bound of `search_kernels.search_radius` and a margin."""
-    radii = kernels.search_radii(y, problem.state, problem.grid.cut, problem.search.candidates)
-    return radii + SEARCH_MARGIN
 
 
 @functools.cache
