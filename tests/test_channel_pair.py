@@ -17,10 +17,12 @@ from numpy.polynomial.legendre import leggauss
 from scipy.spatial import ConvexHull
 
 from gamp_theory.channel import jumps_kernels, search_kernels
+from gamp_theory.channel import slices as slices_module
 from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.contraction import contraction
+from gamp_theory.channel.outer import Counts
 from gamp_theory.channel.pair import PairChannel, _shared, _sizes
-from gamp_theory.channel.plane import plane_averages, plane_rule
+from gamp_theory.channel.plane import Resolution, plane_averages, plane_rule
 from gamp_theory.channel.slices import _candidates, _search_grid, slice_averages, slice_rule
 from gamp_theory.channel.sobol import sobol_averages
 from gamp_theory.model import AttentionModel
@@ -66,6 +68,40 @@ def test_plane_and_slices_agree(model, overlaps):
     assert relative(slices, plane) < 3e-5
     assert report.mass == pytest.approx(1, abs=1e-6)
     assert report.unresolved < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("sigma", "overlaps"),
+    [(0.5, Overlaps(0.1833, 0, 31.2, 0.2066)), (0.7, Overlaps(0.24306, 0, 12.7, 0.3263))],
+)
+def test_narrow_fields_are_resolved(sigma, overlaps):
+    """Where w moves by three of its widths with y, holes need more draws than elsewhere."""
+    model = AttentionModel.mixture(0.3, sigma)
+    rule = plane_rule(model, overlaps, 3)
+    plane, _ = plane_averages(model, overlaps, rule)
+    slices, _ = slice_averages(model, overlaps, slice_rule(model, overlaps, 1e-5))
+    assert relative(plane, slices) < 5e-6
+    wide = Resolution.of_level(3)
+    assert rule.resolution.angles > 1.5 * wide.angles
+    assert rule.resolution.radii > 1.5 * wide.radii
+
+
+def test_too_few_teacher_draws_show_in_the_error(monkeypatch):
+    """What more draws would change is measured, along either axis, and is in the error bars."""
+    model, overlaps = AttentionModel.mixture(0.3, 1.0), Overlaps(0.642, 0, 30.7, 0)
+    fine = slice_rule(model, overlaps, 1e-4, counts=Counts(20, 10))
+    exact = slice_averages(model, overlaps, fine)[0].as_array()
+    monkeypatch.setattr(slices_module, "OUTER_SHARE", 1e9)
+    few = slice_rule(model, overlaps, 1e-4)
+    assert few.counts.U < 14
+    wrong = abs(slice_averages(model, overlaps, few)[0].as_array() - exact)
+    present = np.flatnonzero(exact[:6])  # q_hat, V_hat, the loss and its derivative in omega
+    assert max(wrong[present] / abs(exact[present])) > 3e-4
+    assert np.all(wrong[present] < 2 * few.outer_error[present] + 3e-4 * abs(exact[present]))
+    monkeypatch.setattr(slices_module, "OUTER_SHARE", 1.0)
+    enough = slice_rule(model, overlaps, 1e-4)
+    assert enough.counts.U >= 14
+    assert np.all(enough.outer_error[[0, 2]] < 2.5e-4 * abs(exact[[0, 2]]))
 
 
 @pytest.mark.parametrize(("q", "V", "omega"), [(0.0055, 28.2, 0.25), (0.0033, 25.5, 0.456)])

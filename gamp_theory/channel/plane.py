@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,10 @@ LEAST_SHARPNESS = 1.7
 LARGEST_GRID = 5e6
 # Density beyond a triple point above which a rule is not even tried.
 LARGEST_TRUNCATION = 1e-3
+# The weight of a hole changes with y like the density of w: outer nodes are more where that density
+# is narrower than this, relative to how its mean moves, and no more than so many times more.
+NARROW = 1.6
+NARROWER = 6.0
 # Cells in which the outer radius is searched for holes.
 SCAN = 64
 # Nodes along or across a hole, at most; above the first number they are a multiple of the second.
@@ -62,6 +67,10 @@ SCAN = 64
 LARGEST_COUNT = 320
 EVERY_COUNT = 80
 COUNT_STEP = 8
+# How many more of them there are for each width of the density that a hole is long, and where that
+# is narrow at most; and for each one that it is folded by.
+ALONG = (0.12, 0.2)
+ACROSS = 0.6
 
 
 class PlaneUnusable(Exception):
@@ -87,6 +96,8 @@ class Resolution:
         Gauss-Legendre nodes per unstable interval of the outer radius.
     along, across : float
         Gauss-Legendre nodes along and across the smallest hole.
+    per_length : float
+        How many more along a hole, relatively, for each width of the density that it is long.
     """
 
     radius: float
@@ -96,19 +107,29 @@ class Resolution:
     radii: int
     along: float
     across: float
+    per_length: float
 
     @classmethod
-    def of_level(cls, level: int) -> Resolution:
-        """Resolution of an accuracy level, 0 (about 1e-4) to 6 (about 1e-9)."""
+    def of_level(cls, level: int, narrow: float = 0.0) -> Resolution:
+        """Resolution of an accuracy level, 0 (about 1e-4) to 6 (about 1e-9).
+
+        Parameters
+        ----------
+        level : int
+        narrow : float
+            How many widths s of w given y its mean moves with a standard deviation of y.
+        """
         fine = 1.15**level
+        narrower = min(max(1.0, narrow / NARROW), NARROWER)
         return cls(
             radius=math.sqrt(2 * (13.2 + 2.4 * level)),
             y_step=1.48 / fine,
             h_step=math.sqrt(26 / (9.2 + 2.3 * level)),
-            angles=4 * round(6 * fine),
-            radii=round(9 * fine),
+            angles=4 * round(6 * fine * narrower),
+            radii=_available(round(9 * fine * narrower)),
             along=4.5 * fine,
             across=5 * fine,
+            per_length=min(ALONG[0] * narrower, ALONG[1]),
         )
 
 
@@ -231,7 +252,8 @@ def plane_rule(
         raise PlaneUnusable(f"w is a function of y: q - theta**2/rho = {state.variance:.3g}")
     if k > LARGEST_K:
         raise PlaneUnusable(f"V sigma**2/2 = {k:.3g} > {LARGEST_K}")
-    resolution = Resolution.of_level(level)
+    narrow = abs(state.slope) * state.sigma / math.sqrt(state.variance)
+    resolution = Resolution.of_level(level, narrow)
     flips, swaps = symmetries(model, overlaps)
     swap = swaps if swap is None else swap
     flip = flips if flip is None else flip
@@ -441,11 +463,24 @@ def node_counts(
 ) -> NDArray[np.int64]:
     """Nodes along and across each hole, in proportion to its size in units of s."""
     size = shapes[:, 3:5] / math.sqrt(state.variance)
-    along = resolution.along * (1 + 0.12 * size[:, 0])
-    across = resolution.across * (1 + 0.6 * size[:, 1])
-    counts = np.ceil(np.column_stack([along, across])).astype(np.int64)
-    counts = np.where(counts > EVERY_COUNT, -(-counts // COUNT_STEP) * COUNT_STEP, counts)
-    return np.clip(counts, 3, LARGEST_COUNT)
+    along = resolution.along * (1 + resolution.per_length * size[:, 0])
+    across = resolution.across * (1 + ACROSS * size[:, 1])
+    return _available(np.maximum(3, np.ceil(np.column_stack([along, across])).astype(np.int64)))
+
+
+@overload
+def _available(count: int) -> int: ...
+
+
+@overload
+def _available(count: NDArray[np.int64]) -> NDArray[np.int64]: ...
+
+
+def _available(count):
+    """The next number of nodes that :func:`legendre_rules` has; the largest, where that is less."""
+    rounded = np.where(count > EVERY_COUNT, -(-count // COUNT_STEP) * COUNT_STEP, count)
+    rounded = np.minimum(rounded, LARGEST_COUNT)
+    return rounded if rounded.ndim else int(rounded)
 
 
 def combine(

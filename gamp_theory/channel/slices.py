@@ -48,7 +48,7 @@ NARROW = 2.0
 NARROWER = 6.0  # but no more than this
 GROWTH = 1.4
 GROWTHS = 10
-OUTER_SHARE = 0.5
+OUTER_SHARE = 2.0
 MOST_DRAWS = 20_000
 THREADS = min(4, os.cpu_count() or 1)
 #: Step of the search grid: the coarsest, and at a tolerance of 1e-6 and its power of that.  What a
@@ -56,7 +56,7 @@ THREADS = min(4, os.cpu_count() or 1)
 SEARCH_STEPS = (0.16, 0.12, 0.19)
 STRAIGHT = 4.0  # |U| from which on its rows are closer
 N_AVERAGES = len(fields(ChannelAverages))
-LIGHT = 0.02  # weight of a draw below which it may err by more
+LIGHT = 4.0  # weight of a draw, in units of the mean, below which it may err by more
 SEARCH_MARGIN = 0.3  # of the search radius, for states near that of the rule
 
 
@@ -239,26 +239,26 @@ def slice_rule(
         tolerance[[2, 3]] *= [overlaps.m != 0, overlaps.theta != 0]
     if counts is not None:
         return _assemble(problem, counts, tolerance)
-    matters = tolerance > 0
     counts = _first_counts(problem, tol)
     rule = _assemble(problem, counts, tolerance)
-    errors = np.zeros((2, rule.outer_error.size))
-    stands = [False, False]
     for _ in range(GROWTHS):
-        more = (Counts(_grown(counts.U), counts.W), Counts(counts.U, _grown(counts.W)))
-        axis = 0 if not stands[0] else 1
-        finer = _assemble(problem, more[axis], tolerance)
-        change = abs(finer.totals - rule.totals)[matters] / tolerance[matters]
-        here = _averages(model, overlaps, rule.totals).as_array()
-        errors[axis] = abs(_averages(model, overlaps, finer.totals).as_array() - here)
-        stands[axis] = bool(change.max() <= OUTER_SHARE)
-        if not stands[axis]:
-            counts, rule = more[axis], finer
-            if rule.weight.size > MOST_DRAWS:
-                break
-        elif axis == 1:
+        U, W = _grown(counts.U), _grown(counts.W)
+        more = [_assemble(problem, Counts(*c), tolerance) for c in ((U, counts.W), (counts.U, W))]
+        change = [_change(finer, rule, tolerance) for finer in more]
+        if max(change) <= OUTER_SHARE or rule.weight.size > MOST_DRAWS:
             break
-    return replace(rule, outer_error=errors.sum(axis=0))
+        # one at a time: what is too coarse along one axis is noise along the other
+        rule = more[int(np.argmax(change))]
+        counts = rule.counts
+    here = _averages(model, overlaps, rule.totals).as_array()
+    changes = [_averages(model, overlaps, finer.totals).as_array() - here for finer in more]
+    return replace(rule, outer_error=np.abs(changes).sum(axis=0))
+
+
+def _change(finer: SliceRule, rule: SliceRule, tolerance: NDArray[np.float64]) -> float:
+    """By how much more draws change what matters, in units of its tolerance."""
+    matters = tolerance > 0
+    return float(np.max(abs(finer.totals - rule.totals)[matters] / tolerance[matters]))
 
 
 def _grown(count: int) -> int:
@@ -341,7 +341,7 @@ def _assemble(problem: _Problem, counts: Counts, tolerance: NDArray[np.float64])
     radius = kernels.search_radii(y, problem.state, cut, problem.search.candidates)
     radius += SEARCH_MARGIN
     # every draw may err by its share: the weights sum to one
-    share = np.maximum(1.0, LIGHT / (weight + 1e-300))[:, None]
+    share = np.maximum(1.0, LIGHT / (weight.size * weight))[:, None]
     draws, ends, panels = _spread(
         lambda y, radius, allowed: kernels.refined_averages(
             y, radius, allowed, problem.state, problem.grid, problem.search

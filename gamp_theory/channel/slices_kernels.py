@@ -25,7 +25,6 @@ from gamp_theory.channel.jumps_kernels import jump_between, locate, third_well
 from gamp_theory.channel.search_kernels import (
     Hull,
     Reach,
-    energy,
     find_hull,
     find_rows,
     lower_hull,
@@ -33,6 +32,14 @@ from gamp_theory.channel.search_kernels import (
     search_radius,
     settle,
     tanh,
+)
+from gamp_theory.channel.sheet_kernels import (
+    MOST_OPEN,
+    WIDEST,
+    Slice,
+    along,
+    below,
+    unpack,
 )
 from gamp_theory.numerics.jit import kernel
 
@@ -66,13 +73,8 @@ N_OUT = len(OUTPUTS)
 ODD = (2, 3)  # those that change sign with w and h
 UNRESOLVED = N_OUT - 1
 SQRT_HALF = math.sqrt(0.5)
-NEWTON = 12
-WIDEST = 1.0  # panel in U
 SHEET = 0.5  # change of W between rows that suggests two sheets
 EDGE = 0.1  # how far beyond its window a slice may go, in panels
-MOST_OPEN = 48  # panels in U at a time
-NARROWEST = 1e-6  # panel in U
-TURNING = 0.2  # panel in U in which the prox may be found to turn back
 FINER = 12  # points on which the hull is taken once more where the prox turns back
 MOST_WELLS = 8  # between two vertices of the hull
 NARROWEST_PANEL = 0.01
@@ -100,25 +102,6 @@ class Draw(NamedTuple):
     a: float  # mean of w
     b: float
     room: float  # what the cut leaves for a and b, in squared standard deviations
-
-
-class Slice(NamedTuple):
-    """One slice: one teacher draw, one value of b."""
-
-    t: tuple
-    y: tuple
-    b: float
-    k: float  # V c
-    c: float
-    V: float
-    s: float
-    weight: float
-    centre: float  # mean of a
-    other: float  # mean of b
-    low: float  # the window of a that carries weight
-    high: float
-    widest: float  # panel in a
-    tolerance: float  # for the probability mass of a panel
 
 
 class Work(NamedTuple):
@@ -156,171 +139,6 @@ class SliceGrid(NamedTuple):
     panel: float  # widest panel in a, in units of s
     tolerance: float  # for the probability mass of a panel in U
     mirror: bool  # whether the field w does not know y: then b > 0 stands for b < 0, too
-
-
-@kernel
-def below(a, line):
-    """Probability that the field of this slice is below a."""
-    return 0.5 * math.erfc((line.centre - a) / (line.s * math.sqrt(2.0)))
-
-
-@kernel
-def panel_in_U(left, right, line, gauss, gauss_weight, folded, local):
-    """Gauss-Legendre in U over one panel, into `local`.
-
-    Where `folded` is true the prox may turn back inside: then the integral is the signed one.
-
-    Returns
-    -------
-    int
-        0 if the probability mass comes out to the tolerance, 1 if not, 2 if the prox turns back.
-    """
-    t, b, k = line.t, line.b, line.k
-    length = right[0] - left[0]
-    norm = length / (line.s * math.sqrt(2 * math.pi))
-    mass, square, sumU, sumW, scoreU, scoreW = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    loss, loss_omega, slope, contraction = 0.0, 0.0, 0.0, 0.0
-    correction = 0.0  # of the cubic that interpolates W, relative to x**2 (1 - x)**2
-    previous = 0.0
-    for n in range(gauss.size):
-        x = gauss[n]
-        z = 1 - x
-        bump = x * x * z * z
-        cubic = z * z * ((1 + 2 * x) * left[1] + length * x * left[3]) + x * x * (
-            (3 - 2 * x) * right[1] - length * z * right[3]
-        )
-        U = left[0] + x * length
-        W = cubic + (2 * correction - previous if n > 1 else correction) * bump
-        step = 1.0
-        for _ in range(NEWTON):
-            _, A_U, A_W, A_UU, A_UW, A_WW, s1, s2 = energy(U, W, t[0], t[1], k)
-            if not A_WW > 0:
-                return 1
-            step = (b - A_W) / A_WW
-            if abs(step) < 2e-9 * (1 + abs(W)):
-                break
-            if abs(step) > 1:
-                return 1
-            W += step
-        else:
-            return 1
-        previous = correction
-        correction = (W - cubic) / bump
-        W += step
-        a = A_U + A_UW * step
-        det = A_UU * A_WW - A_UW * A_UW
-        if not (det > 0 or folded):
-            return 2
-        shift = (a - line.centre) / line.s
-        density = norm * gauss_weight[n] * math.exp(-0.5 * shift * shift) * det / A_WW
-        gU = (U - a) / line.V  # (prox - w)/V
-        gW = (W - b) / line.V
-        r1 = t[0] - s1
-        r2 = t[1] - s2
-        mass += density
-        square += density * (gU * gU + gW * gW)
-        sumU += density * gU
-        sumW += density * gW
-        scoreU += density * gU * (a - line.centre)
-        scoreW += density * gW * (a - line.centre)
-        loss += density * (r1 * r1 + r2 * r2)
-        loss_omega += density * (r1 * t[2] + r2 * t[3])
-        if det > 0:
-            # the inverse of the Hessian of A is d(prox)/dw
-            i11 = A_WW / det - 1
-            i22 = A_UU / det - 1
-            i12 = A_UW / det
-            slope -= density * (i11 + i22)
-            contraction += density * (i11 * i11 + 2 * i12 * i12 + i22 * i22)
-    local[0], local[1], local[2], local[3] = mass, square, sumU, sumW
-    local[4], local[5], local[6], local[7] = loss, loss_omega, slope, contraction
-    local[8], local[9] = scoreU, scoreW
-    exact = below(right[2], line) - below(left[2], line)
-    return 0 if abs(mass - exact) <= line.tolerance else 1
-
-
-@kernel
-def add(local, sign, line, out):
-    """Add the integrals of a panel to those of a slice."""
-    weight = sign * line.weight
-    gU = weight * local[2]
-    gW = weight * local[3]
-    beyond = line.b - line.other
-    # g times the field less its mean
-    gUa, gUb = weight * local[8], gU * beyond
-    gWa, gWb = weight * local[9], gW * beyond
-    yU = SQRT_HALF * (line.y[0] - line.y[1])
-    yW = SQRT_HALF * (line.y[0] + line.y[1])
-    out[0] += weight * local[0]
-    out[1] += weight * local[1]
-    out[2] += math.sqrt(2.0) * gU
-    out[3] += gU * yU + gW * yW
-    out[4] -= gUa + gWb
-    out[5] += weight * local[4] * 0.5 * line.c
-    out[6] += weight * local[5] * line.c
-    out[7] += weight * local[6] / line.V
-    out[8] += weight * local[7]
-    out[10] += 2 * gUa
-    out[11] += yU * yU * gUa + yU * yW * (gUb + gWa) + yW * yW * gWb
-
-
-@kernel
-def unpack(row):
-    """A point out of a row of memory."""
-    return (row[0], row[1], row[2], row[3], row[4])
-
-
-@kernel
-def halfway(left, right, b, t, k):
-    """The point in the middle of a panel, and whether it is on a convex sheet."""
-    length = right[0] - left[0]
-    U = left[0] + 0.5 * length
-    W = 0.5 * (left[1] + right[1]) + 0.125 * length * (left[3] - right[3])
-    W, _, a, dW, bend, ok = settle(U, W, b, t, k)
-    return (U, W, a, dW, bend), ok and bend > 0
-
-
-@kernel
-def along(left, right, line, gauss, gauss_weight, folded, work):
-    """Integrate from one point of a sheet to another; panels are halved as they must.
-
-    Stops where the prox turns back, unless `folded`.
-
-    Returns
-    -------
-    left, right, ok
-        If not ok, the panel that is left over: the prox turns back in it.
-    """
-    sign = 1.0
-    if left[0] > right[0]:  # beyond a bitangent: the same way, taken back
-        left, right = right, left
-        sign = -1.0
-    if right[0] - left[0] < 1e-13:
-        return left, right, True
-    rows = work.open
-    rows[0, 0], rows[0, 1], rows[0, 2], rows[0, 3], rows[0, 4] = right
-    waiting = 1
-    while waiting > 0:
-        right = unpack(rows[waiting - 1])
-        length = right[0] - left[0]
-        narrow = length < NARROWEST or waiting == MOST_OPEN
-        verdict = 1
-        if narrow or (length <= WIDEST and abs(right[2] - left[2]) <= line.widest):
-            verdict = panel_in_U(left, right, line, gauss, gauss_weight, folded, work.piece)
-        if verdict == 0 or (narrow and verdict == 1):
-            add(work.piece, sign, line, work.slice)
-            left = right
-            waiting -= 1
-            continue
-        if verdict == 2 and length < TURNING:
-            return left, right, False
-        middle, ok = halfway(left, right, line.b, line.t, line.k)
-        if not (ok or folded):
-            return left, right, False
-        row = rows[waiting]
-        row[0], row[1], row[2], row[3], row[4] = middle
-        waiting += 1
-    return left, right, True
 
 
 @kernel
