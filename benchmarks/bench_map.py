@@ -23,7 +23,7 @@ from gamp_theory.channel.slices import slice_averages, slice_rule
 from gamp_theory.overlaps import Overlaps
 
 LEVELS = range(7)
-SLICES = (1e-4, 1e-5, 1e-6, 1e-7)
+SLICES = (1e-4, 2e-5, 1e-5, 5e-6, 1e-6, 1e-7)
 TARGETS = (1e-5, 1e-7)
 
 #: Fixed points of the hard places, rounded (validation/hard_places.py).
@@ -31,6 +31,12 @@ HARD = (
     State(
         "semantic alpha=1.5 sigma=0.5 lam=0.001 omega=0.3",
         Overlaps(0.183297, 0.0, 31.20448, 0.206595),
+        0.5,
+        0.3,
+    ),
+    State(
+        "uninformed alpha=1.5 sigma=0.5 lam=0.001 omega=0.3",
+        Overlaps(0.2259037, 0.0, 76.26631, 0.0),
         0.5,
         0.3,
     ),
@@ -49,6 +55,12 @@ HARD = (
     State(
         "semantic alpha=1 sigma=1 lam=0.01 omega=0.3",
         Overlaps(0.5066878, 0.0, 9.288957, 0.6816132),
+        1,
+        0.3,
+    ),
+    State(
+        "uninformed alpha=1 sigma=1 lam=0.01 omega=0.3",
+        Overlaps(0.6420353, 0.0, 30.69715, 0.0),
         1,
         0.3,
     ),
@@ -81,6 +93,12 @@ HARD = (
         Overlaps(0.05742222, 0.180354, 21.29859, 0.0),
         0.5,
         0.1,
+    ),
+    State(
+        "uninformed alpha=0.02 sigma=0.5 lam=0.01 omega=0.3",
+        Overlaps(0.001613696, 0.0, 26.83977, 0.0),
+        0.5,
+        0.3,
     ),
     State(
         "semantic alpha=20 sigma=0.5 lam=0.01 omega=0.3",

@@ -498,15 +498,15 @@ class Solver:
         tol = slices_tol = self.quadrature_tol
         status = Status.QUADRATURE_LIMIT
         jacobian = self.jacobian(x)
-        point = None
+        point = rule = None
         refused = 0
         for _ in range(ROUNDS):
             at = Overlaps.from_array(x)
             # where the plane rule has been refined in vain, what it leaves out is the matter
             if refused < PLANE_REFUSALS:
-                rule = self.channel.rule(at, tol, slices_tol=slices_tol)
+                rule = self.channel.rule(at, tol, slices_tol=slices_tol, after=rule)
             else:
-                rule = self.channel.slices(at, slices_tol)
+                rule = self.channel.slices(at, slices_tol, after=rule)
             try:
                 x, averages, residual, settled = self.newton(x, rule, jacobian)
             except _TooExpensive:

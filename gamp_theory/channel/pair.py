@@ -168,6 +168,7 @@ class PairChannel:
         slices_tol: float | None = None,
         even: bool = True,
         checked: bool = True,
+        after: PairRule | None = None,
     ) -> PairRule:
         """A rule of relative accuracy about `tol` for states near `overlaps`.
 
@@ -185,9 +186,11 @@ class PairChannel:
             for differences out of the subspaces m = 0 and theta = 0.
         checked : bool
             Whether the plane rule must pass its own tests; a search may do without.
+        after : PairRule, optional
+            As for :meth:`slices`.
         """
         plane = self.plane(overlaps, tol, even=even, checked=checked)
-        return plane or self.slices(overlaps, slices_tol or tol, even=even)
+        return plane or self.slices(overlaps, slices_tol or tol, even=even, after=after)
 
     def plane(
         self, overlaps: Overlaps, tol: float, *, even: bool = True, checked: bool = True
@@ -206,10 +209,28 @@ class PairChannel:
                 return PairRule(self.model, overlaps, tol, nodes, even)
         return None
 
-    def slices(self, overlaps: Overlaps, tol: float, *, even: bool = True) -> PairRule:
-        """The slice rule, whatever the plane rule could do."""
+    def slices(
+        self,
+        overlaps: Overlaps,
+        tol: float,
+        *,
+        even: bool = True,
+        after: PairRule | None = None,
+    ) -> PairRule:
+        """The slice rule, whatever the plane rule could do.
+
+        Parameters
+        ----------
+        overlaps : Overlaps
+        tol : float
+        even : bool
+            As for :meth:`rule`.
+        after : PairRule, optional
+            A rule for states nearby, no finer: its numbers of teacher draws will be needed, too.
+        """
         tol = min(max(tol, FINEST_SLICES), 0.01)
-        nodes = slice_rule(self.model, overlaps, tol, even=even)
+        least = after.nodes.counts if after and isinstance(after.nodes, SliceRule) else None
+        nodes = slice_rule(self.model, overlaps, tol, even=even, least=least)
         return PairRule(self.model, overlaps, tol, nodes, even)
 
     def _sound(self, overlaps: Overlaps, nodes: PlaneRule, tol: float) -> bool:
@@ -236,7 +257,7 @@ def _evaluate(
     if isinstance(rule, SliceRule):
         averages, report = _sliced(model, overlaps, rule)
         unresolved = report.unresolved * _sizes(model, averages.as_array())
-        return averages, rule.outer_error + unresolved
+        return averages, SAFETY * rule.outer_error + unresolved
     averages, diagnostics = _planed(model, overlaps, rule)
     return averages, _shared(diagnostics) * _sizes(model, averages.as_array())
 

@@ -48,8 +48,12 @@ NARROW = 2.0
 NARROWER = 6.0  # but no more than this
 GROWTH = 1.4
 GROWTHS = 10
-OUTER_SHARE = 2.0
+OUTER_SHARE = 1.5
 MOST_DRAWS = 20_000
+#: Growth that changes the averages by more than this part of what the last one did has stalled, and
+#: so often it may: what is left then is noise, of the panels in b.
+STALLS = 0.5
+MOST_STALLED = 2
 THREADS = min(4, os.cpu_count() or 1)
 #: Step of the search grid: the coarsest, and at a tolerance of 1e-6 and its power of that.  What a
 #: grid misses, wells in narrow valleys, falls faster than the fifth power of the step.
@@ -212,6 +216,7 @@ def slice_rule(
     *,
     even: bool = True,
     counts: Counts | None = None,
+    least: Counts | None = None,
 ) -> SliceRule:
     """A slice rule for states near `overlaps`, adapted to them once.
 
@@ -231,6 +236,8 @@ def slice_rule(
     counts : Counts, optional
         Teacher draws along either axis, if they are not to be chosen; then nothing is known of
         the error that they make.
+    least : Counts, optional
+        Where the choice begins: what a coarser rule has taken nearby.
     """
     problem = _Problem.make(model, overlaps, tol, even)
     crude = _assemble(problem, DRAWS, np.zeros(kernels.N_OUT))
@@ -239,13 +246,16 @@ def slice_rule(
         tolerance[[2, 3]] *= [overlaps.m != 0, overlaps.theta != 0]
     if counts is not None:
         return _assemble(problem, counts, tolerance)
-    counts = _first_counts(problem, tol)
+    counts = _first_counts(problem, tol, least or DRAWS)
     rule = _assemble(problem, counts, tolerance)
+    before, stalled = math.inf, 0
     for _ in range(GROWTHS):
         U, W = _grown(counts.U), _grown(counts.W)
         more = [_assemble(problem, Counts(*c), tolerance) for c in ((U, counts.W), (counts.U, W))]
         change = [_change(finer, rule, tolerance) for finer in more]
-        if max(change) <= OUTER_SHARE or rule.weight.size > MOST_DRAWS:
+        stalled += max(change) > STALLS * before
+        before = max(change)
+        if before <= OUTER_SHARE or stalled == MOST_STALLED or rule.weight.size > MOST_DRAWS:
             break
         # one at a time: what is too coarse along one axis is noise along the other
         rule = more[int(np.argmax(change))]
@@ -265,14 +275,14 @@ def _grown(count: int) -> int:
     return min(math.ceil(GROWTH * count), LARGEST_PIECE)
 
 
-def _first_counts(problem: _Problem, tol: float) -> Counts:
+def _first_counts(problem: _Problem, tol: float, least: Counts) -> Counts:
     """Teacher draws along either axis to begin with."""
     digits = max(0.0, -2 - math.log10(tol))
     narrow = abs(problem.state.tilt) * problem.model.sigma / problem.state.s
     times = min(max(1.0, narrow / NARROW), NARROWER)
     return Counts(
-        math.ceil(times * (DRAWS.U + DRAWS_PER_DIGIT.U * digits)),
-        math.ceil(times * (DRAWS.W + DRAWS_PER_DIGIT.W * digits)),
+        max(least.U, math.ceil(times * (DRAWS.U + DRAWS_PER_DIGIT.U * digits))),
+        max(least.W, math.ceil(times * (DRAWS.W + DRAWS_PER_DIGIT.W * digits))),
     )
 
 
