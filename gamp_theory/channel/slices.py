@@ -249,13 +249,14 @@ def slice_rule(
     counts = _first_counts(problem, tol, least or DRAWS)
     rule = _assemble(problem, counts, tolerance)
     before, stalled = math.inf, 0
-    for _ in range(GROWTHS):
+    for growth in range(GROWTHS + 1):
         U, W = _grown(counts.U), _grown(counts.W)
         more = [_assemble(problem, Counts(*c), tolerance) for c in ((U, counts.W), (counts.U, W))]
         change = [_change(finer, rule, tolerance) for finer in more]
         stalled += max(change) > STALLS * before
         before = max(change)
-        if before <= OUTER_SHARE or stalled == MOST_STALLED or rule.weight.size > MOST_DRAWS:
+        spent = growth == GROWTHS or stalled == MOST_STALLED or rule.weight.size > MOST_DRAWS
+        if before <= OUTER_SHARE or spent:
             break
         # one at a time: what is too coarse along one axis is noise along the other
         rule = more[int(np.argmax(change))]
