@@ -14,8 +14,8 @@ from gamp_theory.channel.slices import slice_averages, slice_rule
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
 
-#: Slices of this tolerance are the truth that other rules are measured against; in hard places, where
-#: finer ones take minutes, of the second one.
+#: Slices of this tolerance are the truth that other rules are measured against; of the second one
+#: in hard places, where finer ones take minutes.
 TRUTH, HARD_TRUTH = 1e-9, 5e-8
 #: Nothing is said about the speed of one map from fewer seconds than this, nor from one run.
 LEAST_SECONDS, LEAST_RUNS = 0.03, 3

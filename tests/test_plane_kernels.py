@@ -84,6 +84,12 @@ def test_exponential_is_clamped():
     assert kernels.exp_clamped(-1e9) == kernels.exp_clamped(-60.0) < 1e-26
 
 
+def test_half_tanh():
+    z = np.concatenate([np.linspace(-50, 50, 2001), [-1e3, 1e3, 0.0, -0.0]])
+    got = [kernels.half_tanh(value) for value in z]
+    assert_allclose(got, np.tanh(z / 2), rtol=0, atol=1e-13)
+
+
 def test_targets_and_means_are_those_of_the_mixture_and_of_the_gaussians():
     got = draws_of_teacher()
     T = reference.target(TEACHER, UNEVEN.omega, UNEVEN.target.A)

@@ -34,12 +34,6 @@ def point(U, b, W=0.0):
     return U, W, a, dW, bend
 
 
-def test_half_tanh():
-    z = np.concatenate([np.linspace(-50, 50, 2001), [-1e3, 1e3, 0.0, -0.0]])
-    got = [sheet_kernels.half_tanh(value) for value in z]
-    assert_allclose(got, np.tanh(z / 2), rtol=0, atol=1e-13)
-
-
 @pytest.mark.parametrize("b", [-0.4, 0.1, 0.8])
 def test_nodes_are_on_the_sheet(b):
     left, right = point(0.9, b), point(1.6, b)

@@ -10,13 +10,19 @@ import math
 
 import numpy as np
 
-from gamp_theory.channel.pair_kernels import contrast_derivatives, loss_derivatives
-from gamp_theory.channel.plane_kernels import SUMS, exp_clamped, gradient_and_hessian
+from gamp_theory.channel.pair_kernels import loss_derivatives
+from gamp_theory.channel.plane_kernels import (
+    SUMS,
+    exp_clamped,
+    gradient_and_hessian,
+    half_tanh,
+)
 from gamp_theory.channel.unstable_kernels import unstable_direction
 from gamp_theory.numerics.jit import kernel
 
-__all__ = ["hole_shapes", "hole_sums", "march", "origin_well", "polish_bitangent"]
+__all__ = ["MOST_NODES", "hole_shapes", "hole_sums", "march", "origin_well", "polish_bitangent"]
 
+MOST_NODES = 320  # across a hole
 # A hole contributes the third power of -V (least eigenvalue) - 1: less than this is nothing
 NEWBORN = 1e-3
 
@@ -279,7 +285,7 @@ def march(draw, frame, angles, k, out):
 
 
 @kernel
-def add_chord(sums, row, frame, draw, rule, weight, state):
+def add_chord(sums, row, frame, draw, nodes, weights, weight, state):
     """Add the sums over one chord of the hole, and over its mirror image, to `sums`.
 
     Chord map ``h = (p+n)/2 + tau (p-n)/2 + (1 - tau**2) b f`` with the bulge
@@ -294,8 +300,8 @@ def add_chord(sums, row, frame, draw, rule, weight, state):
         ``e_1, e_2``.
     draw : array, shape (4,)
         ``t_1, t_2, mu_1, mu_2``.
-    rule : array, shape (2, n)
-        Gauss-Legendre nodes and weights on [-1, 1].
+    nodes, weights : array, shape (n,)
+        Gauss-Legendre rule on [-1, 1].
     weight : float
         Weight of the chord: quadrature weight in phi.
     state : Kinetics
@@ -317,8 +323,10 @@ def add_chord(sums, row, frame, draw, rule, weight, state):
     _, g1, g2, a11, a12, a22 = gradient_and_hessian(c1, c2, t1, t2, k)
     bulge = f1 * (row[4] - g1) + f2 * (row[5] - g2)
     dbulge = f1 * (row[10] - a11 * dc1 - a12 * dc2) + f2 * (row[11] - a12 * dc1 - a22 * dc2)
-    for j in range(rule.shape[1]):
-        tau = rule[0, j]
+    # one array of sums per node: the loop runs in the lanes of the processor's vector units
+    lanes = np.empty((SUMS, MOST_NODES))
+    for j in range(nodes.size):
+        tau = nodes[j]
         arch = 1 - tau * tau
         h1 = c1 + tau * d1 + arch * bulge * f1
         h2 = c2 + tau * d2 + arch * bulge * f2
@@ -326,17 +334,27 @@ def add_chord(sums, row, frame, draw, rule, weight, state):
         across2 = d2 - 2 * tau * bulge * f2
         along1 = dc1 + tau * dd1 + arch * dbulge * f1
         along2 = dc2 + tau * dd2 + arch * dbulge * f2
-        s1, b1, b2, b11, b12, b22, s2, q1, q2, q11, q12, q22 = contrast_derivatives(h1, h2)
-        r1 = s1 - t1
-        r2 = s2 - t2
-        G1 = -(r1 * b1 + r2 * q1)
-        G2 = -(r1 * b2 + r2 * q2)
-        H11 = 1 + k * (b1 * b1 + q1 * q1 + r1 * b11 + r2 * q11)
-        H12 = k * (b1 * b2 + q1 * q2 + r1 * b12 + r2 * q12)
-        H22 = 1 + k * (b2 * b2 + q2 * q2 + r1 * b22 + r2 * q22)
+        # loss, gradient and Hessian by the arguments of the two contrasts and their derivatives
+        s1 = half_tanh(h1 * (h1 - h2))
+        s2 = half_tanh(h2 * (h2 - h1))
+        e1_1 = h1 - 0.5 * h2
+        e1_2 = -0.5 * h1
+        e2_1 = -0.5 * h2
+        e2_2 = h2 - 0.5 * h1
+        v1 = 1 - s1 * s1
+        v2 = 1 - s2 * s2
+        l1 = (s1 - t1) * v1
+        l2 = (s2 - t2) * v2
+        l11 = v1 * v1 - 2 * s1 * l1
+        l22 = v2 * v2 - 2 * s2 * l2
+        G1 = -(l1 * e1_1 + l2 * e2_1)
+        G2 = -(l1 * e1_2 + l2 * e2_2)
+        H11 = 1 + k * (l11 * e1_1 * e1_1 + l1 + l22 * e2_1 * e2_1)
+        H12 = k * (l11 * e1_1 * e1_2 + l22 * e2_1 * e2_2 - 0.5 * (l1 + l2))
+        H22 = 1 + k * (l11 * e1_2 * e1_2 + l22 * e2_2 * e2_2 + l2)
         # along = f, across = e is a frame of negative orientation
         area = across1 * along2 - across2 * along1
-        p = weight * rule[1, j] * area * (H11 * H22 - H12 * H12)
+        p = weight * weights[j] * area * (H11 * H22 - H12 * H12)
         w1 = h1 - k * G1
         w2 = h2 - k * G2
         x1 = w1 - mu1
@@ -346,16 +364,21 @@ def add_chord(sums, row, frame, draw, rule, weight, state):
         here = p * exp_clamped(minus * (x1 * x1 + x2 * x2))
         mirror = p * exp_clamped(minus * (z1 * z1 + z2 * z2))
         both = here + mirror
-        sums[0] += both
-        sums[1] += (here - mirror) * G1
-        sums[2] += (here - mirror) * G2
-        sums[3] += both * (G1 * G1 + G2 * G2)
-        sums[4] += G1 * (here * x1 + mirror * z1)
-        sums[5] += G2 * (here * x2 + mirror * z2)
-        sums[6] += here * (G1 * x2 + G2 * x1) + mirror * (G1 * z2 + G2 * z1)
-        sums[7] += both * s1
-        sums[8] += both * s2
-        sums[9] += both * (s1 * s1 + s2 * s2)
+        lanes[0, j] = both
+        lanes[1, j] = (here - mirror) * G1
+        lanes[2, j] = (here - mirror) * G2
+        lanes[3, j] = both * (G1 * G1 + G2 * G2)
+        lanes[4, j] = G1 * (here * x1 + mirror * z1)
+        lanes[5, j] = G2 * (here * x2 + mirror * z2)
+        lanes[6, j] = here * (G1 * x2 + G2 * x1) + mirror * (G1 * z2 + G2 * z1)
+        lanes[7, j] = both * s1
+        lanes[8, j] = both * s2
+        lanes[9, j] = both * (s1 * s1 + s2 * s2)
+    for o in range(SUMS):
+        total = 0.0
+        for j in range(nodes.size):
+            total += lanes[o, j]
+        sums[o] += total
 
 
 @kernel
@@ -397,7 +420,8 @@ def hole_sums(draws, shapes, counts, legendre, state):
         polar = shapes[i, 2] > 0
         frame = (e1, e2, p1, p2, shapes[i, 0] * delta0, polar)
         along = legendre[counts[i, 0], :, : counts[i, 0]]
-        across = legendre[counts[i, 1], :, : counts[i, 1]]
+        nodes = legendre[counts[i, 1], 0, : counts[i, 1]]
+        weights = legendre[counts[i, 1], 1, : counts[i, 1]]
         phi = 0.5 * shapes[i, 1] * (along[0] + 1)
         solved = march((t1, t2), frame, phi, k, rows)
         if solved < phi.size and not (polar and negligible_tip(phi[solved], delta0)):
@@ -407,7 +431,7 @@ def hole_sums(draws, shapes, counts, legendre, state):
                 edges[i] = max(edge, 0.0)
         for j in range(solved):
             weight = 0.5 * shapes[i, 1] * along[1, j]
-            add_chord(out[i], rows[j], (e1, e2), draws[i], across, weight, state)
+            add_chord(out[i], rows[j], (e1, e2), draws[i], nodes, weights, weight, state)
     return out, edges
 
 

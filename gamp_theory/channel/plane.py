@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gamp_theory.channel.base import ChannelAverages
-from gamp_theory.channel.hole_kernels import hole_shapes, hole_sums
+from gamp_theory.channel.hole_kernels import MOST_NODES, hole_shapes, hole_sums
 from gamp_theory.channel.outer import symmetries
 from gamp_theory.channel.plane_kernels import (
     FURTHEST_PUSH,
@@ -64,9 +64,10 @@ NARROWER = 6.0
 SCAN = 64
 # Nodes along or across a hole, at most; above the first number they are a multiple of the second.
 # The chords of a large hole are 30 widths of the density long and more.
-LARGEST_COUNT = 320
+LARGEST_COUNT = MOST_NODES
 EVERY_COUNT = 80
 COUNT_STEP = 8
+LANES = 8
 # How many more of them there are for each width of the density that a hole is long, and where that
 # is narrow at most; and for each one that it is folded by.
 ALONG = (0.12, 0.2)
@@ -125,8 +126,8 @@ class Resolution:
             radius=math.sqrt(2 * (13.2 + 2.4 * level)),
             y_step=1.48 / fine,
             h_step=math.sqrt(26 / (9.2 + 2.3 * level)),
-            angles=4 * round(6 * fine * narrower),
-            radii=_available(round(9 * fine * narrower)),
+            angles=4 * round(8 * fine * narrower),
+            radii=_available(round(12 * fine * narrower)),
             along=4.5 * fine,
             across=5 * fine,
             per_length=min(ALONG[0] * narrower, ALONG[1]),
@@ -465,7 +466,8 @@ def node_counts(
     size = shapes[:, 3:5] / math.sqrt(state.variance)
     along = resolution.along * (1 + resolution.per_length * size[:, 0])
     across = resolution.across * (1 + ACROSS * size[:, 1])
-    return _available(np.maximum(3, np.ceil(np.column_stack([along, across])).astype(np.int64)))
+    full = LANES * np.ceil(across / LANES)  # nodes across are worked on so many at a time
+    return _available(np.maximum(3, np.ceil(np.column_stack([along, full])).astype(np.int64)))
 
 
 @overload

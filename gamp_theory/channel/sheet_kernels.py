@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gamp_theory.channel.plane_kernels import exp_clamped
+from gamp_theory.channel.plane_kernels import exp_clamped, half_tanh
 from gamp_theory.channel.search_kernels import settle
 from gamp_theory.numerics.jit import kernel
 
@@ -53,13 +53,6 @@ class Slice(NamedTuple):
 def below(a, line):
     """Probability that the field of this slice is below a."""
     return 0.5 * math.erfc((line.centre - a) / (line.s * math.sqrt(2.0)))
-
-
-@kernel
-def half_tanh(z):
-    """``tanh(z/2)`` to 2e-13, without a branch: loops over it run in the lanes of the processor."""
-    x = exp_clamped(-abs(z))
-    return math.copysign((1 - x) / (1 + x), z)
 
 
 @kernel
