@@ -30,7 +30,7 @@ def averages(model, y, weight):
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("swap", [True, False])
 def test_averages_over_independent_normals(model, flip, swap):
-    y, weight = outer.outer_rule(model, V, outer.Counts(32, 32), 8.0, flip=flip, swap=swap)
+    y, weight = outer.outer_rule(model, V, outer.Counts(28, 28), 8.0, flip=flip, swap=swap)
     assert weight.min() > 0
     assert np.linalg.norm(y / model.sigma, axis=1).max() < 8
     assert_allclose(averages(model, y, weight), [1, 2, 0, 1, np.exp(-1)], atol=1e-8)
@@ -39,8 +39,8 @@ def test_averages_over_independent_normals(model, flip, swap):
     assert (w.min() > 0) == swap
 
 
-@pytest.mark.parametrize("model", [EVEN, UNEVEN, AttentionModel.mixture(0.0, 1.0)])
-@pytest.mark.parametrize("V", [10.0, 16.0, 40.0])
+@pytest.mark.parametrize("model", [EVEN, UNEVEN])
+@pytest.mark.parametrize("V", [10.0, 40.0])
 def test_pieces_end_where_the_origin_becomes_a_double_well(model, V):
     """What is smooth but for a kink of third order at the onsets converges as if it were smooth."""
 
@@ -51,9 +51,9 @@ def test_pieces_end_where_the_origin_becomes_a_double_well(model, V):
         y, weight = outer.outer_rule(model, V, counts, CUT, flip=True, swap=a1 == a2)
         return weight @ np.maximum(outer.instability(model, V, y), 0) ** 3
 
-    exact = average(48)
-    errors = [abs(average(count) / exact - 1) for count in (8, 16, 32)]
-    assert errors[2] < 2e-5
+    exact = average(36)
+    errors = [abs(average(count) / exact - 1) for count in (6, 12, 24)]
+    assert errors[2] < 1e-4
     assert all(fine < max(0.3 * coarse, 1e-9) for coarse, fine in itertools.pairwise(errors))
 
 
