@@ -54,6 +54,9 @@ MOST_DRAWS = 20_000
 #: so often it may: what is left then is noise, of the panels in b.
 STALLS = 0.5
 MOST_STALLED = 2
+SLOWLY = 3.0
+#: How many more draws there are on a line of which no half stands for the other.
+WHOLE_LINE = 1.5
 THREADS = min(4, os.cpu_count() or 1)
 #: Step of the search grid: the coarsest, and at a tolerance of 1e-6 and its power of that.  What a
 #: grid misses, wells in narrow valleys, falls faster than the fifth power of the step.
@@ -263,7 +266,9 @@ def slice_rule(
         counts = rule.counts
     here = _averages(model, overlaps, rule.totals).as_array()
     changes = [_averages(model, overlaps, finer.totals).as_array() - here for finer in more]
-    return replace(rule, outer_error=np.abs(changes).sum(axis=0))
+    error = np.abs(changes).sum(axis=0)
+    # where more draws help slowly, what they change is a part of what is missing
+    return replace(rule, outer_error=error if before <= OUTER_SHARE else SLOWLY * error)
 
 
 def _change(finer: SliceRule, rule: SliceRule, tolerance: NDArray[np.float64]) -> float:
@@ -281,9 +286,10 @@ def _first_counts(problem: _Problem, tol: float, least: Counts) -> Counts:
     digits = max(0.0, -2 - math.log10(tol))
     narrow = abs(problem.state.tilt) * problem.model.sigma / problem.state.s
     times = min(max(1.0, narrow / NARROW), NARROWER)
+    line = 1.0 if problem.swap else WHOLE_LINE
     return Counts(
         max(least.U, math.ceil(times * (DRAWS.U + DRAWS_PER_DIGIT.U * digits))),
-        max(least.W, math.ceil(times * (DRAWS.W + DRAWS_PER_DIGIT.W * digits))),
+        max(least.W, math.ceil(times * line * (DRAWS.W + DRAWS_PER_DIGIT.W * digits))),
     )
 
 
