@@ -20,6 +20,7 @@ from gamp_theory.overlaps import Overlaps
 
 __all__ = [
     "Counts",
+    "fields_at",
     "instability",
     "onsets",
     "outer_rule",
@@ -52,11 +53,15 @@ def symmetry(model: AttentionModel, overlaps: Overlaps, even: bool = True) -> in
     return (1 + flip) * (1 + swap)
 
 
+def fields_at(x: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Fields ``(y_1, y_2)`` at ``x = (yU, yW)/sigma``, both along the last axis."""
+    scale = sigma * math.sqrt(0.5)
+    return scale * np.stack([x[..., 1] + x[..., 0], x[..., 1] - x[..., 0]], axis=-1)
+
+
 def teacher_fields(model: AttentionModel, r: NDArray, phi: NDArray) -> NDArray[np.float64]:
     """Fields ``(y_1, y_2)``, shape (..., 2), at radius `r` (in units of sigma) and angle `phi`."""
-    u = model.sigma * r * np.cos(phi)
-    w = model.sigma * r * np.sin(phi)
-    return np.stack([w + u, w - u], axis=-1) * math.sqrt(0.5)
+    return fields_at(np.stack([r * np.cos(phi), r * np.sin(phi)], axis=-1), model.sigma)
 
 
 def instability(model: AttentionModel, V: float, y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -122,7 +127,7 @@ def outer_rule(
         w, part = _gauss([near, *between, far], counts.W)
         nodes.append(np.stack([np.full(w.shape, here), w], axis=-1))
         weights.append((2 if swap else 1) * share * part)
-    return _fields(model, np.concatenate(nodes)), np.concatenate(weights)
+    return fields_at(np.concatenate(nodes), model.sigma), np.concatenate(weights)
 
 
 def _gauss(ends: list[float], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -143,7 +148,8 @@ def onsets(model: AttentionModel, V: float, u: float, cut: float, swap: bool) ->
     w = np.linspace(0.0 if swap else -cut, cut, SEARCH)
 
     def unstable(w: NDArray) -> NDArray[np.bool_]:
-        return instability(model, V, _fields(model, np.stack([np.full(w.shape, u), w], -1))) > 0
+        line = np.stack([np.full(w.shape, u), w], axis=-1)
+        return instability(model, V, fields_at(line, model.sigma)) > 0
 
     signs = unstable(w)
     changes = np.flatnonzero(signs[1:] != signs[:-1])
@@ -163,8 +169,8 @@ def _births(model: AttentionModel, V: float, cut: float, swap: bool) -> list[flo
     w = np.linspace(0.0 if swap else -cut, cut, SEARCH)
 
     def extremes(u: NDArray) -> NDArray[np.float64]:
-        fields = np.stack(np.broadcast_arrays(u[:, None], w), axis=-1)
-        values = instability(model, V, _fields(model, fields))
+        plane = np.stack(np.broadcast_arrays(u[:, None], w), axis=-1)
+        values = instability(model, V, fields_at(plane, model.sigma))
         found = []
         for which in (np.argmin, np.argmax):
             at = which(values, axis=1)
@@ -186,9 +192,3 @@ def _births(model: AttentionModel, V: float, cut: float, swap: bool) -> list[flo
                     hi = middle
             births.append(0.5 * (lo + hi))
     return sorted(births)
-
-
-def _fields(model: AttentionModel, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fields ``(y_1, y_2)`` of ``(yU, yW)/sigma``, both along the last axis."""
-    u, w = model.sigma * x[..., 0], model.sigma * x[..., 1]
-    return np.stack([w + u, w - u], axis=-1) * math.sqrt(0.5)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.hole_kernels import MOST_NODES, hole_shapes, hole_sums
-from gamp_theory.channel.outer import symmetries
+from gamp_theory.channel.outer import fields_at, symmetries
 from gamp_theory.channel.plane_kernels import (
     FURTHEST_PUSH,
     Kinetics,
@@ -263,7 +263,7 @@ def plane_rule(
     sharpness = max(1 + k, LEAST_SHARPNESS)
     y_step = resolution.y_step / sharpness
     x = outer_grid(resolution.radius, y_step, swap, flip)
-    draws = targets_and_means(teacher_fields(x, state.sigma), target, state)
+    draws = targets_and_means(fields_at(x, state.sigma), target, state)
     cuts = state.variance * (resolution.radius**2 - (x**2).sum(axis=1))
     h_step = resolution.h_step * math.sqrt(state.variance) / sharpness
     limits = (abs(draws[:, 2:]) + np.sqrt(cuts)[:, None]).max(axis=0)
@@ -278,7 +278,7 @@ def plane_rule(
     brackets = unstable_brackets(angles, SCAN, resolution.radius, target, state)
     r, hole_angles, radial = hole_radii(brackets, resolution, target, state)
     hole_x = r[:, None] * np.column_stack([np.cos(hole_angles), np.sin(hole_angles)])
-    hole_draws = targets_and_means(teacher_fields(hole_x, state.sigma), target, state)
+    hole_draws = targets_and_means(fields_at(hole_x, state.sigma), target, state)
     trial = np.linspace(0.08, 0.98, 12)
     hole_cuts = state.variance * (resolution.radius**2 - r**2)
     shapes, failed = hole_shapes(hole_draws, hole_cuts, trial, k)
@@ -332,7 +332,7 @@ def plane_averages(
         )
     density = 1 / (2 * math.pi * state.variance)
 
-    y = teacher_fields(rule.x, state.sigma)
+    y = fields_at(rule.x, state.sigma)
     draws = targets_and_means(y, target, state)
     tables = tile_tables(rule.corners, rule.h_step, k)
     sums = plane_sums(tables, rule.start, rule.index, draws, k, state.variance)
@@ -342,7 +342,7 @@ def plane_averages(
     r, angles, radial = hole_radii(rule.brackets, rule.resolution, target, state)
     r, angles, radial = r[rule.hole_nodes], angles[rule.hole_nodes], radial[rule.hole_nodes]
     x = r[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])
-    y = teacher_fields(x, state.sigma)
+    y = fields_at(x, state.sigma)
     draws = targets_and_means(y, target, state)
     sums, edges = hole_sums(draws, rule.hole_shapes, rule.hole_counts, legendre_rules(), state)
     radial *= rule.fold / rule.resolution.angles
@@ -369,7 +369,7 @@ def outer_folds(model: AttentionModel, overlaps: Overlaps, rule: PlaneRule) -> f
     """
     state, target = scalars(model, overlaps)
     k = state.c * state.V
-    draws = targets_and_means(teacher_fields(rule.x, state.sigma), target, state)
+    draws = targets_and_means(fields_at(rule.x, state.sigma), target, state)
     tables = tile_tables(rule.corners, rule.h_step, k)
     weights = plane_weights(rule, state)
     return float(outer_fold_mass(tables, rule.start, rule.index, draws, weights, k, state.variance))
@@ -520,12 +520,6 @@ def combine(
         c * (y1**2 * G1x1 + y2**2 * G2x2 + y1 * y2 * crossed),
     )
     return np.array([column.sum() for column in columns])
-
-
-def teacher_fields(x: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Fields ``y_1, y_2``, shape (n, 2), from ``x = (y_1 - y_2, y_1 + y_2)/(sqrt(2) sigma)``."""
-    scale = sigma * math.sqrt(0.5)
-    return scale * np.column_stack([x[:, 1] + x[:, 0], x[:, 1] - x[:, 0]])
 
 
 def name_averages(

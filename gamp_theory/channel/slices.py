@@ -21,6 +21,7 @@ from gamp_theory.channel import slices_kernels as kernels
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.outer import Counts, outer_rule, symmetries, teacher_fields
 from gamp_theory.channel.search_kernels import SearchGrid
+from gamp_theory.channel.sheet_kernels import MOST_NODES
 from gamp_theory.mechanisms import softmax_contrasts
 from gamp_theory.model import AttentionModel
 from gamp_theory.numerics.quadrature import LARGEST_PIECE, gauss_legendre, trapezoid_normal
@@ -35,8 +36,7 @@ NARROWEST = 1e-4
 NODES = (8, 16)
 B_PANEL = 4.5
 B_STEP = 0.5
-CELL = 3.0  # widest panels in a, and their nodes
-CELL_NODES = 8
+CELL = 3.0  # widest panels in a
 CELL_SHARE = 0.01  # of the tolerance, that the probability mass of such a panel may be off by
 SPENT = 1.0  # what panels may add up to, in units of tol
 #: Teacher draws along either axis: at a tolerance of 1e-2, and more for each power of ten; by how
@@ -313,7 +313,7 @@ class _Problem:
         cut = float(np.sqrt(2 * np.log(1 / tol) + 4 * np.log(np.log(1 / tol)) + 6))
         nodes = _nodes(tol)
         panel = gauss_legendre(nodes, 0.0, 1.0)
-        cell = gauss_legendre(CELL_NODES, 0.0, 1.0)
+        cell = gauss_legendre(MOST_NODES, 0.0, 1.0)
         slices = trapezoid_normal(B_STEP * (tol / 1e-6) ** 0.05, cut)
         grid = kernels.SliceGrid(
             slices.nodes,
