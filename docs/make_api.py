@@ -34,6 +34,7 @@ SECTIONS = {
     "Fixed points": (
         "state_evolution",
         "result",
+        "token_origin",
         "token_result",
         "stability",
         "observables",

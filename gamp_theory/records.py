@@ -137,10 +137,14 @@ def _general_stability_record(point: GeneralFixedPoint) -> dict[str, Any] | None
     found = point.stability
     if found is None:
         return None
+    unknown = (None, None)
+    transverse = {name: found.transverse.get(name, unknown) for name in ("m", "theta")}
     return {
         "eigenvalues": [[value.real, value.imag] for value in found.eigenvalues],
         "spectral_radius": found.spectral_radius,
         "leading_error": found.leading_error,
+        "transverse": {name: rate[0] for name, rate in transverse.items()},
+        "transverse_error": {name: rate[1] for name, rate in transverse.items()},
         "orbit_directions": found.orbit_directions,
         "replicon": found.replicon,
         "replicon_error": found.replicon_error,

@@ -153,7 +153,7 @@ def solve(
         Where to begin.  Semantic and uninformed starts stay at m = 0, positional and uninformed
         ones at theta = 0: whether the fixed point is stable against leaving is in its
         `stability`.  "zero" asks for the fixed point Q = 0.  A general model has the start
-        "mixed" instead of "zero", and takes ``TokenOverlaps``.
+        "mixed", too, and takes ``TokenOverlaps``.
     tol : float, optional
         Accuracy promised for overlaps and training loss, relative, with a floor of ``1e-6 tol``
         in their natural units; 1e-6 by default.  For a general model the standard error aimed at,

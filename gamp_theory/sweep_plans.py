@@ -22,7 +22,7 @@ from gamp_theory.starts import STARTS
 from gamp_theory.state_evolution import check_arguments
 from gamp_theory.token_mechanisms import attention
 from gamp_theory.token_model import GeneralModel
-from gamp_theory.token_starts import TOKEN_STARTS, check_general_arguments
+from gamp_theory.token_starts import GENERAL_STARTS, check_general_arguments
 
 __all__ = [
     "GENERAL_FORMAT",
@@ -243,13 +243,14 @@ def general_plan(
     tol: float,
 ) -> GeneralPlan:
     """What to compute of a general model, checked."""
-    names = _branches(branches, TOKEN_STARTS)
+    names = _branches(branches, GENERAL_STARTS)
     if alpha is None:
         raise ValueError("alpha must be given")
     alphas, lams = _values("alpha", alpha), _values("lam", lam)
     for a in alphas:
         for x in lams:
-            check_general_arguments(model, a, x, names[0], tol)
+            for name in names:
+                check_general_arguments(model, a, x, name, tol)
     return GeneralPlan(
         model=model_fingerprint(model),
         shape=(model.tokens, model.rank, model.teacher_rank),

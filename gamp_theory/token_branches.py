@@ -112,6 +112,8 @@ def follow_general(
             raise ValueError(f"{name} must be > 0 and finite along {parameter}, got {end!r}")
     if not math.isfinite(point.train_loss):
         raise ValueError(f"a branch is followed from a fixed point, got {point!r}")
+    if point.branch == "zero":
+        raise ValueError("Q = 0 is no branch to be followed: solve for it at each place")
     if to == value:
         raise ValueError(f"to must differ from the {parameter} of the point, got {to!r}")
     check_general_arguments(point.model, point.alpha, point.lam, point.overlaps, tol)
@@ -210,7 +212,7 @@ def trace_general(
         finish(first)
         ahead = list(values[len(points) :])
         waiting = list(ahead)
-        if first.converged and ahead and ahead[0] != value:
+        if first.converged and first.branch != "zero" and ahead and ahead[0] != value:
 
             def passed(point: GeneralFixedPoint, waiting: list[float] = waiting) -> bool:
                 if getattr(point, along) == waiting[0]:
@@ -322,7 +324,8 @@ class _Run:
         self.points.append(point)
         if self.on_point is not None and self.on_point(point) is True:
             self.ended = Stop.ENDED
-        self.transverse.append(self.growth(evaluation, slopes))
+        assert point.stability is not None  # given to every point
+        self.transverse.append(point.stability.transverse)
         if before is not None:
             self.splits(before, here)
         if before is not None and self.ended is None:
@@ -372,16 +375,6 @@ class _Run:
             map_evaluations=now[0] - maps + now[1] - others,
             seconds=now[2] - began,
         )
-
-    def growth(
-        self, evaluation: TokenEvaluation, slopes: TokenSlopes
-    ) -> dict[str, tuple[float, float]]:
-        """Eigenvalues towards the overlaps that a symmetry keeps at 0, with standard errors."""
-        map_ = self.map
-        flat = evaluation.averages
-        solver = map_.solver(self.curve[-1].p)
-        kept = {"m": flat.zero_m and bool(solver.coordinates.basis.size), "theta": flat.zero_theta}
-        return {name: solver.transverse(name, slopes) for name, zero in kept.items() if zero}
 
     # -- special points -------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
 from gamp_theory.result import Status
 from gamp_theory.token_map import TokenEvaluation, TokenMap, TokenSlopes, jackknife, mean_size
 from gamp_theory.token_model import GeneralModel
+from gamp_theory.token_origin import solve_token_origin
 from gamp_theory.token_overlaps import NOISE_FLOOR, TokenOverlaps
 from gamp_theory.token_prior import token_prior_energy, token_prior_norm
 from gamp_theory.token_result import GeneralFixedPoint, TokenErrors
@@ -83,7 +84,8 @@ def solve_general(
     model : GeneralModel
     alpha, lam : float
         Samples per dimension and ridge, both positive.
-    start : {"semantic", "positional", "mixed", "uninformed"} or TokenOverlaps
+    start : {"semantic", "positional", "mixed", "uninformed", "zero"} or TokenOverlaps
+        "zero" asks for the fixed point Q = 0.
     tol : float
         Standard error aimed at: relative to the largest entry of q, m, V and theta each (of m and
         theta at least to a tenth of their natural size), and of the losses.
@@ -175,13 +177,18 @@ class GeneralSolver(TokenMap):
 
     def run(self) -> GeneralFixedPoint:
         """Search, and polish what is found."""
+        if self.start == "zero":
+            return self.zero()
         x = self.coordinates.pack(self.first_state())
         try:
             x, status = self.search(x)
             if mean_size(self.coordinates.unpack(x).q) < SMALL_Q * mean_size(self.model.law.rho):
                 raise _Vanishes
-        except _Vanishes:  # Q = 0 is not among the answers of this version
+        except _Vanishes:
             assert self.last is not None
+            origin = self.zero() if self.model.flat_student else None
+            if origin is not None and origin.status is not Status.DOES_NOT_EXIST:
+                return origin
             return self.failed(self.last, Status.LEFT_DOMAIN)
         if status is not Status.CONVERGED:
             return self.failed(x, status)
@@ -475,9 +482,60 @@ class GeneralSolver(TokenMap):
             stability=stability,
         )
 
-    def failed(self, x: Array, status: Status) -> GeneralFixedPoint:
+    def zero(self) -> GeneralFixedPoint:
+        """The fixed point Q = 0: more and more of the teacher's fields, until the errors allow."""
+        samples = FIRST_SAMPLES
+        for _ in range(LEVELS):
+            origin = solve_token_origin(self, samples, self.seed)
+            self.maps += origin.maps
+            if not origin.exists:
+                break
+            worst = max(
+                float(np.max(origin.V_error)) / (self.tol * mean_size(origin.V)),
+                origin.loss_error / (self.tol * origin.loss),
+            )
+            if worst <= 1 or samples >= MOST_SAMPLES:
+                break
+            samples *= 4
+        L, r, t = self.model.tokens, self.model.rank, self.model.teacher_rank
+        nothing = np.zeros((L, r, r)), np.zeros((L, r)), np.zeros((L, r, t))
+        if not origin.exists:
+            x = TokenOverlaps(nothing[0], nothing[1], nothing[0], nothing[2])
+            return self.failed(x, origin.status)
+        linear_error, linear_bar = token_linear_error(self.model, 4 * samples)
+        loss, bar = self.alpha * origin.loss, self.alpha * origin.loss_error
+        each = 2 / L
+        return GeneralFixedPoint(
+            model=self.model,
+            alpha=self.alpha,
+            lam=self.lam,
+            start=self.start if isinstance(self.start, str) else "given",
+            branch="zero",
+            overlaps=TokenOverlaps(nothing[0], nothing[1], origin.V, nothing[2]),
+            conjugates=origin.conjugates,
+            train_loss=loss,
+            train_loss_variational=loss,
+            test_error=each * origin.loss,
+            linear_error=linear_error,
+            errors=TokenErrors(
+                nothing[0], nothing[1], origin.V_error, nothing[2], bar, bar,
+                each * origin.loss_error, linear_bar,
+            ),
+            residual=0.0,
+            iterations=self.maps,
+            map_evaluations=self.maps + self.other_maps,
+            seconds=time.perf_counter() - self.began,
+            status=Status.CONVERGED if worst <= 1 else Status.QUADRATURE_LIMIT,
+            tol=self.tol,
+            samples=samples,
+            scrambles=SCRAMBLES,
+            missed_wells=0.0,
+            stability=origin.stability() if self.with_stability else None,
+        )  # fmt: skip
+
+    def failed(self, where: Array | TokenOverlaps, status: Status) -> GeneralFixedPoint:
         """What a solve that has failed reports: where it was, and no numbers but that."""
-        overlaps = self.coordinates.unpack(x)
+        overlaps = where if isinstance(where, TokenOverlaps) else self.coordinates.unpack(where)
         q, m, V, theta = (
             np.full_like(getattr(overlaps, n), np.nan) for n in ("q", "m", "V", "theta")
         )

@@ -220,6 +220,14 @@ class TokenMap:
         shifts = np.array([leading(J) - value for J in slopes.without])
         return value, jackknife(shifts).item()
 
+    def growth(
+        self, evaluation: TokenEvaluation, slopes: TokenSlopes
+    ) -> dict[str, tuple[float, float]]:
+        """Eigenvalues towards the overlaps that a symmetry keeps at 0, with standard errors."""
+        flat = evaluation.averages
+        kept = {"m": flat.zero_m and bool(self.coordinates.basis.size), "theta": flat.zero_theta}
+        return {name: self.transverse(name, slopes) for name, zero in kept.items() if zero}
+
     def stability(
         self,
         evaluation: TokenEvaluation,
@@ -239,6 +247,7 @@ class TokenMap:
             eigenvalues=tuple(complex(value) for value in values),
             spectral_radius=float(np.max(abs(values))),
             leading_error=jackknife(leading - leading.mean()).item(),
+            transverse=self.growth(evaluation, slopes),
             orbit_directions=self.orbit(x).shape[1],
             replicon=replicon[0],
             replicon_error=replicon[1],

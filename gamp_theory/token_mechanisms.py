@@ -35,7 +35,9 @@ __all__ = [
     "TokenMechanism",
     "attention",
     "check_mechanism",
+    "curvatures",
     "is_even",
+    "is_flat_at_rest",
     "is_rotation_invariant",
     "pullback",
 ]
@@ -437,6 +439,27 @@ def _compare(
             f"give {want[tuple(at)]:.8g} (one of {int(wrong.sum())} such entries; "
             f"h = {h.tolist()})"
         )
+
+
+def curvatures(mechanism: TokenMechanism, h: ArrayLike) -> Array:
+    """``d^2 S_ij/dh dh`` at one h of shape (L, r), shape (L, L, L r, L r)."""
+    h = np.ascontiguousarray(h, dtype=float)
+    f = mechanism.functions(*h.shape)
+    tokens = len(h)
+    found = np.empty((tokens, tokens, h.size, h.size))
+    for i in range(tokens):
+        for j in range(tokens):
+            W = np.zeros((tokens, tokens))
+            W[i, j] = 1.0
+            found[i, j] = _evaluate(f, h, W)[3]
+    return (1 - f.omega) * found
+
+
+def is_flat_at_rest(mechanism: TokenMechanism, tokens: int, rank: int) -> bool:
+    """Whether the first derivatives of S vanish at h = 0."""
+    f = mechanism.functions(tokens, rank)
+    dS = _evaluate(f, np.zeros((tokens, rank)), np.zeros((tokens, tokens)))[2]
+    return bool(np.max(abs(dS)) <= 1e-12)
 
 
 def is_even(mechanism: TokenMechanism, tokens: int, rank: int) -> bool:

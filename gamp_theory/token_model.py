@@ -15,6 +15,7 @@ from gamp_theory.token_mechanisms import (
     TokenMechanism,
     check_mechanism,
     is_even,
+    is_flat_at_rest,
     is_rotation_invariant,
 )
 
@@ -40,6 +41,9 @@ class GeneralModel:
         Rank r of the student.
     even_target, even_student : bool
         Whether the mechanism does not change with the sign of its fields.
+    flat_student : bool
+        Whether the first derivatives of the student's mechanism vanish at h = 0, as those of an
+        even one do.
     rotation_invariant : bool
         Whether the student's mechanism does not change under h -> h O; always so in spirit at
         rank 1 with an even mechanism, and reported there as `even_student`.
@@ -57,6 +61,7 @@ class GeneralModel:
     rank: int = 1
     even_target: bool = field(init=False)
     even_student: bool = field(init=False)
+    flat_student: bool = field(init=False)
     rotation_invariant: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +86,7 @@ class GeneralModel:
             self, "even_target", is_even(self.target, self.tokens, self.teacher_rank)
         )
         object.__setattr__(self, "even_student", even)
+        object.__setattr__(self, "flat_student", is_flat_at_rest(self.student, self.tokens, rank))
         object.__setattr__(self, "rotation_invariant", turns)
 
     @property

@@ -42,6 +42,9 @@ class GeneralStability:
     spectral_radius : float
     leading_error : float
         Standard error of the largest real part.
+    transverse : dict
+        Leading eigenvalue towards ``m`` and ``theta``, where a symmetry keeps them at 0, with its
+        standard error.
     orbit_directions : int
         How many directions of Q -> Q O were left out.
     replicon : float
@@ -60,6 +63,7 @@ class GeneralStability:
     eigenvalues: tuple[complex, ...]
     spectral_radius: float
     leading_error: float
+    transverse: dict[str, tuple[float, float]]
     orbit_directions: int
     replicon: float
     replicon_error: float
@@ -77,11 +81,10 @@ class GeneralFixedPoint:
     model : GeneralModel
     alpha, lam : float
     start : str
-        Where the iteration began: a name of :data:`gamp_theory.token_starts.TOKEN_STARTS` or
+        Where the iteration began: a name of :data:`gamp_theory.token_starts.GENERAL_STARTS` or
         "given".
     branch : str
-        Where it ended: uninformed, positional, semantic or mixed; "zero" for a search that has
-        failed because the student shrinks to nothing.
+        Where it ended: zero, uninformed, positional, semantic or mixed.
     overlaps : TokenOverlaps
         At rank 2 and more, where rotations of the student do not matter, the representative of
         :meth:`gamp_theory.token_overlaps.TokenOverlaps.canonical` to within the error bars, which
@@ -102,7 +105,8 @@ class GeneralFixedPoint:
     status : Status
     tol : float
     samples, scrambles : int
-        Of the rule of the answer: proxes are 2 samples scrambles.
+        Of the rule of the answer: proxes are 2 samples scrambles; at Q = 0 there are none, and
+        samples of the teacher's fields only.
     missed_wells : float
         Share of audited samples at which more starts found a lower minimum than the prox in use.
     stability : GeneralStability or None

@@ -14,6 +14,7 @@ from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 
 __all__ = [
+    "GENERAL_STARTS",
     "TOKEN_STARTS",
     "check_general_arguments",
     "start_coefficients",
@@ -23,7 +24,10 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+#: States that a search, or a student, may begin at.
 TOKEN_STARTS = ("semantic", "positional", "mixed", "uninformed")
+#: What may be solved for: "zero" is the fixed point Q = 0.
+GENERAL_STARTS = (*TOKEN_STARTS, "zero")
 #: Overlaps below this part of their natural unit, or below their error bar, count as zero.
 ZERO_OVERLAP = 1e-6
 #: A student of less than this part of the teacher's norm is the zero vector.
@@ -62,9 +66,14 @@ def check_general_arguments(
                 f"the model {(model.tokens, model.rank, model.teacher_rank)}"
             )
         start.check_domain(model.law.rho)
-    elif start not in TOKEN_STARTS:
+    elif start not in GENERAL_STARTS:
         raise ValueError(
-            f"start must be one of {', '.join(TOKEN_STARTS)} or TokenOverlaps, got {start!r}"
+            f"start must be one of {', '.join(GENERAL_STARTS)} or TokenOverlaps, got {start!r}"
+        )
+    elif start == "zero" and not model.flat_student:
+        raise ValueError(
+            "zero needs a student whose attention does not change to first order at vanishing "
+            f"fields: else Q = 0 is no critical point, got {model.student!r}"
         )
 
 

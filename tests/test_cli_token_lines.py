@@ -121,7 +121,7 @@ def test_an_interrupted_curve_gives_what_is_finished(capsys, monkeypatch):
         ("curve --tokens 2 --alpha 1 --along omega --omega 0:1", ["along alpha and lam", "omega"]),
         ("curve --tokens 2 --alpha 1:2 --data x.nc", ["--data", "two-token"]),
         ("curve --tokens 2 --alpha 1:2 --tol 1e-7", ["tol", "1e-5", "1e-07"]),
-        ("curve --tokens 2 --alpha 1:2 --branch zero", ["start", "semantic", "'zero'"]),
+        ("curve --tokens 2 --alpha 1:2 --branch nought", ["--branch", "semantic", "'nought'"]),
         ("curve --tokens 2 --alpha 1:2 --lam 0", ["lam", "> 0", "0.0"]),
         ("curve --tokens 3 --alpha 1:2", ["--target", "--tokens 3"]),
         ("threshold alpha_c --tokens 2 --tol 1e-7", ["tol", "1e-5", "1e-07"]),

@@ -257,6 +257,7 @@ def test_rows_of_rank_two_take_the_students_with_the_bias():
             students(2.0, 0, 0.001, 1),
             students(2.0, 0, 0.003),
             students(2.0, 5000, 0.004),
+            students(2.0, 1000, 0.009),
             students(4.0, 0, 0.004),
             students(4.0, 5000, 0.00402),
         ],
@@ -268,7 +269,8 @@ def test_rows_of_rank_two_take_the_students_with_the_bias():
     row = rows["omega = 0.3, alpha = 2, d = 1000train_loss, rank 2"]
     assert (row.published, row.ours, row.error) == (RANK_TWO[2.0]["train_loss"], 0.003, 1e-5)
     assert row.difference == pytest.approx(0.13)
-    assert "descent at d = 500 have not arrived there: 0.00400(1)" in row.why
+    assert "5000 steps of descent at d = 500 have not arrived there: 0.00400(1)" in row.why
+    assert row.why.index("1000 steps") < row.why.index("5000 steps")
     assert "0.002800(1)" in row.why
     there = rows["omega = 0.3, alpha = 4, d = 1000train_loss, rank 2"]
     assert "descent at d = 500 arrive there: 0.00402(1)" in there.why

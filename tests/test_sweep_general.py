@@ -201,7 +201,6 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     for changes, fragment in (
         (("--omega", "0.1:0.2:2"), "omega must be one number for a general model, got 0.1:0.2:2"),
         (("--points", "points.csv"), "--points is for the two-token model"),
-        (("--branch", "zero"), "branches must be among semantic, positional, mixed, uninformed"),
     ):
         code, _, err = run(capsys, *arguments, *changes)
         assert code == 2
@@ -216,7 +215,7 @@ def test_the_command(capsys, monkeypatch, tmp_path):
         ({"alpha": 0.0}, "alpha must be > 0 and finite"),
         ({"lam": 0.0}, "lam must be > 0 for a general model"),
         ({"tol": 1e-6}, "tol must be in"),
-        ({"branches": "zero"}, "branches must be among semantic, positional, mixed, uninformed"),
+        ({"branches": "nought"}, "branches must be among semantic, positional, mixed, uninformed"),
         ({"omega": 0.3}, "omega must be left out for a general model, got 0.3"),
         ({"sigma": [0.3]}, "sigma must be left out for a general model"),
         ({"points": [{"alpha": 1.0}]}, "points must be left out for a general model"),

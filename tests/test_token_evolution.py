@@ -232,7 +232,7 @@ def test_matrices_give_the_map_of_their_atoms():
         ({"alpha": 0.0}, "alpha must be > 0"),
         ({"lam": 0.0}, "lam must be > 0 for a general model"),
         ({"tol": 1e-7}, "tol must be in"),
-        ({"start": "zero"}, "start must be one of semantic"),
+        ({"start": "nowhere"}, "start must be one of semantic"),
         ({"start": Overlaps(0.1, 0.0, 1.0, 0.0)}, "starts from TokenOverlaps"),
         ({"residual_tol": 1e-3}, "takes tol only"),
         ({"on_failure": "ignore"}, "on_failure must be"),
@@ -278,12 +278,21 @@ def test_a_search_that_fails_is_said(monkeypatch):
     assert np.isnan(caught.value.result.train_loss)
 
 
-def test_a_student_that_shrinks_to_nothing_is_said():
+def test_a_student_that_shrinks_to_nothing_ends_at_zero():
     """docs/theory.md, section 5: with lam = .1, alpha = 1.5 a semantic start runs to Q = 0."""
     model = GeneralModel.from_pair(AttentionModel.mixture())
-    point = solve(model, 1.5, 0.1, "semantic", with_stability=False, on_failure="return")
+    point = solve(model, 1.5, 0.1, "semantic")
+    assert point.converged
+    assert (point.start, point.branch) == ("semantic", "zero")
+    assert "ended on the zero branch" in point.message
+    assert not point.stability.stable  # towards m
+
+
+def test_a_student_that_shrinks_where_zero_is_no_solution_is_said(monkeypatch):
+    model = GeneralModel.from_pair(AttentionModel.mixture())
+    monkeypatch.setattr(token_evolution, "VANISHING", 1.0)  # so that any is on its way
+    point = solve(model, 1.5, 0.01, "semantic", with_stability=False, on_failure="return")
     assert point.status is Status.LEFT_DOMAIN
-    assert point.branch == "zero"
     assert np.isnan(point.train_loss)
 
 

@@ -30,8 +30,10 @@ __all__ = [
     "DEFAULT_MEMORY_LIMIT",
     "FieldAverages",
     "GeneralRule",
+    "compiled_mechanisms",
     "general_rule",
     "rule_bytes",
+    "teacher_points",
     "token_linear_error",
 ]
 
@@ -46,6 +48,8 @@ AUDIT_STARTS = 24
 AUDIT_TOL = 1e-9
 DEFAULT_MEMORY_LIMIT = 2**30
 """Bytes that the points and wells of a rule may take (1 GiB)."""
+#: Of the coordinates of a Sobol point.
+BITS = 52
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -184,7 +188,7 @@ class GeneralRule:
         """
         model = self.model
         state = token_state(model, overlaps)
-        target, student = _mechanisms(model)
+        target, student = compiled_mechanisms(model)
         values = _threads(
             lambda p, w, c: kernels.field_sums(
                 p, state, target, student, w, c, np.zeros((len(p), model.tokens, model.rank))
@@ -207,7 +211,7 @@ class GeneralRule:
         Shapes (scrambles, L, r, r) and (scrambles, L r r, L r r).
         """
         state = token_state(self.model, overlaps)
-        target, student = _mechanisms(self.model)
+        target, student = compiled_mechanisms(self.model)
 
         def one(p: Array, w: Array, c: NDArray[np.int64]) -> tuple[Array, Array]:
             proxes = np.zeros((len(p), self.model.tokens, self.model.rank))
@@ -276,7 +280,7 @@ def general_rule(
         )
     L, r = model.tokens, model.rank
     state = token_state(model, overlaps)
-    target, student = _mechanisms(model)
+    target, student = compiled_mechanisms(model)
     wells = [np.zeros((2 * samples, WELLS, L, r)) for _ in range(scrambles)]
     counts = [np.zeros(2 * samples, dtype=np.int64) for _ in range(scrambles)]
     if previous is not None and (previous.samples, len(previous.points)) == (samples, scrambles):
@@ -365,7 +369,7 @@ def token_linear_error(
     root = np.linalg.cholesky(model.law.rho)
     first, second = [], []
     for stream in np.random.SeedSequence(seed).spawn(scrambles):
-        z = _normal_points(samples, L * t, 0, stream)[::2]
+        z = teacher_points(samples, L * t, stream)
         T = attention(model.target, np.einsum("lab,nlb->nla", root, z.reshape(-1, L, t)))
         first.append(T.mean(axis=0))
         second.append((T**2).mean(axis=0))
@@ -376,7 +380,9 @@ def token_linear_error(
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(scrambles))
 
 
-def _mechanisms(model: GeneralModel) -> tuple[Mechanism, Mechanism]:
+def compiled_mechanisms(model: GeneralModel) -> tuple[Mechanism, Mechanism]:
+    """Target and student as kernels take them."""
+
     def mechanism(of: TokenMechanism, rank: int) -> Mechanism:
         return Mechanism(*of.functions(model.tokens, rank))
 
@@ -390,13 +396,7 @@ def _normal_points(
 
     Shape (2 samples, dimension).  Mirrored pairs keep ``E[g zeta] s^-1`` finite when s is small.
     """
-    from scipy.stats import qmc  # slow to import
-
-    bits = 52
-    # seed=, not rng=: both are accepted, but rng only since scipy 1.15
-    sobol = qmc.Sobol(d=dimension, scramble=True, bits=bits, seed=np.random.default_rng(stream))
-    # centre each point in its cell of width 2**-bits: 0 would become -infinity
-    z = ndtri(sobol.random(samples) + 0.5 ** (bits + 1))
+    z = teacher_points(samples, dimension, stream)
     # exact first and second moments: what is quadratic in the fields has no error at all
     drawn = dimension - mirrored
     if samples > 2 * dimension:
@@ -407,6 +407,20 @@ def _normal_points(
     points = np.repeat(z, 2, axis=0)
     points[1::2, drawn:] *= -1
     return np.ascontiguousarray(points)
+
+
+def teacher_points(samples: int, dimension: int, stream: np.random.SeedSequence) -> Array:
+    """Scrambled Sobol points as standard normals, shape (samples, dimension).
+
+    Their moments are as they come: where an average is smooth, exact ones bias it by as much as
+    they make it less noisy, and the error bars do not know.
+    """
+    from scipy.stats import qmc  # slow to import
+
+    # seed=, not rng=: both are accepted, but rng only since scipy 1.15
+    sobol = qmc.Sobol(d=dimension, scramble=True, bits=BITS, seed=np.random.default_rng(stream))
+    # centre each point in its cell of width 2**-BITS: 0 would become -infinity
+    return np.ascontiguousarray(ndtri(sobol.random(samples) + 0.5 ** (BITS + 1)))
 
 
 def _threads(function: Callable, arguments: Any) -> list:

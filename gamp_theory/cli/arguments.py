@@ -156,7 +156,7 @@ def add_branch(
         metavar="START",
         help=f"where to start from: any of {', '.join(STARTS)}, or all; a solution that ends on "
         f"another branch says so (default: {' '.join(default)})"
-        + ("; a general model has mixed instead of zero" if mixed else ""),
+        + ("; a general model has mixed, too" if mixed else ""),
     )
 
 

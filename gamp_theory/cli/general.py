@@ -146,9 +146,9 @@ def _matrix(text: str) -> tuple[tuple[float, ...], ...]:
 
 def general_starts(names: Sequence[str]) -> list[str]:
     """The starts asked for; ``all`` for those that a general model has."""
-    from gamp_theory.token_starts import TOKEN_STARTS
+    from gamp_theory.token_starts import GENERAL_STARTS
 
-    return list(TOKEN_STARTS if "all" in names else dict.fromkeys(names))
+    return list(GENERAL_STARTS if "all" in names else dict.fromkeys(names))
 
 
 def general_record(model: GeneralModel, lam: float) -> dict[str, Any]:

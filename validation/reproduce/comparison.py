@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,15 +92,14 @@ def rank_two_rows(students: xarray.Dataset, theory: xarray.Dataset) -> list[Row]
     """Losses of students of rank two: our minima, with what descent and the theory have."""
     rows = []
     for alpha, published in RANK_TWO.items():
-        minima = _students(students, alpha, descent=False)
-        descent = _students(students, alpha, descent=True)
+        minima = next(_students(students, alpha, descent=False), None)
+        descents = list(_students(students, alpha, descent=True))
         for name, value in published.items():
             ours = error = math.nan
             if minima is not None:
                 ours, error = float(minima[name]), float(minima[f"{name}_stderr"])
             parts = ["ours are minima (L-BFGS)"]
-            if descent is not None:
-                parts.append(_reached(descent, minima, name))
+            parts += [_reached(descent, minima, name) for descent in descents]
             for k in np.flatnonzero(abs(np.asarray(theory["alpha"], float) - alpha) < 1e-9):
                 one = theory.isel(point=k)
                 limit = concise(float(one[name]), float(one[f"{name}_error"]))
@@ -132,15 +131,16 @@ def _reached(descent: xarray.Dataset, minima: xarray.Dataset | None, name: str) 
     return f"{how} {'arrive' if arrived else 'have not arrived'} there: {shown}"
 
 
-def _students(students: xarray.Dataset, alpha: float, *, descent: bool) -> xarray.Dataset | None:
-    """The students, with their 1/d bias, at one alpha."""
+def _students(students: xarray.Dataset, alpha: float, *, descent: bool) -> Iterator[xarray.Dataset]:
+    """The students, with their 1/d bias, at one alpha; those of descent by its steps."""
     here = (
         (abs(students["alpha"] - alpha) < 1e-9)
         & (students["bias_free"] == 0)
         & ((students["steps"] > 0) == descent)
     )
     places = np.flatnonzero(here)
-    return students.isel(point=int(places[0])) if places.size else None
+    for place in sorted(places, key=lambda k: int(students["steps"][k])):
+        yield students.isel(point=int(place))
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -270,7 +270,8 @@ def rank_two(
     minima = students.isel(
         point=np.flatnonzero((students["steps"] == 0) & (students["bias_free"] == 1))
     )
-    descent = students.isel(point=np.flatnonzero(students["steps"] > 0))
+    longest = max(1, int(students["steps"].max()))
+    descent = students.isel(point=np.flatnonzero(students["steps"] == longest))
     colour = "#009E73"
     solved = theory.isel(
         point=np.flatnonzero(np.isin(theory["status"], ["converged", "quadrature_limit"]))
@@ -313,7 +314,7 @@ def rank_two(
                 SCALE * descent[f"{name}_stderr"],
                 "0.35",
                 "v",
-                f"rank 2, {int(descent['steps'][0])} steps of descent",
+                f"rank 2, {longest} steps of descent",
             )
         artists += ax.plot(
             list(RANK_TWO),
