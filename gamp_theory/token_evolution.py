@@ -46,8 +46,9 @@ SEARCH_SAMPLES = 2**7
 FIRST_SAMPLES = 2**9
 MOST_SAMPLES = 2**15
 SEARCH_TOL = 5e-3
-#: Mixing of each attempt of the search; the later ones follow the flow of the map.
-ATTEMPTS = ((24, 6, 0.4), (20, 0, 0.15), (30, 6, 0.2), (30, 0, 0.08), (40, 6, 0.1))
+#: Maps, memory and mixing of each attempt of the search.  Without memory it follows the flow of the
+#: map: at first, because a map from far away can throw m to the other side and beyond the branch.
+ATTEMPTS = ((16, 0, 0.1), (24, 6, 0.4), (20, 0, 0.15), (30, 6, 0.2), (30, 0, 0.08), (40, 6, 0.1))
 #: A rule is made anew where the state has moved by more than this part of its size.
 MOVED = 0.3
 START_DOUBLINGS = 6  # of the noise that a search begins with, until the map can be taken there
@@ -62,6 +63,10 @@ RESIDUAL_SHARE = 0.03
 LEVELS = 6
 #: The error falls at least like this power of the number of points.
 RATE = 0.55
+#: An overlap below this part of its natural size, which a symmetry could keep at 0, is taken to be
+#: 0 unless what is at 0 is unstable towards it by so many standard errors.
+SMALL_OVERLAP = 0.1
+CERTAIN = 2.0
 #: m and theta count relative to their largest entry, or to this part of their natural size.
 LEAST = 0.1
 
@@ -287,7 +292,37 @@ class GeneralSolver(TokenMap):
         x = self.representative(self.approach(x, rule))
         if self.moved(x, rule.at) > STRETCHED:
             self.rule = rule = self.make(x, FIRST_SAMPLES)
+        for name in self.kept_by_symmetry():
+            x = self.without_remnant(x, name, rule)
         return self.finish(x, self.slopes(x, rule), FIRST_SAMPLES)
+
+    def kept_by_symmetry(self) -> list[str]:
+        """The overlaps that stay at 0 once they are there."""
+        model = self.model
+        if not (model.positions_independent and model.even_target):
+            return []
+        return ["m", "theta"] if model.even_student and self.coordinates.basis.size else ["theta"]
+
+    def without_remnant(self, x: Array, name: str, rule: GeneralRule) -> Array:
+        """x, or the fixed point where a small overlap is 0, if that is not clearly unstable.
+
+        Where samples jump at the origin the map has steps of one sample each, and an overlap with
+        an eigenvalue near 1 towards it can stop at a small value (docs/numerics.md).
+        """
+        overlaps = self.coordinates.unpack(x)
+        unit = math.sqrt(mean_size(overlaps.q))
+        if name == "theta":
+            unit *= math.sqrt(mean_size(self.model.law.rho))
+        if not 0 < np.max(abs(getattr(overlaps, name))) < SMALL_OVERLAP * unit:
+            return x
+        flat = x.copy()
+        flat[self.coordinates.slices[name]] = 0.0
+        flat = self.approach(flat, rule)
+        evaluation, slopes = self.map(flat, rule), self.slopes(flat, rule)
+        self.maps += 1
+        lost = np.max(abs(self.residual(evaluation)) / self.units(flat)) > SEARCH_TOL
+        rate, error = self.transverse(name, slopes)
+        return x if lost or rate > 1 + CERTAIN * error else flat
 
     def finish(
         self,

@@ -103,7 +103,6 @@ def test_a_missing_file_is_said(tmp_path):
         ("--teacher-rank 0", "teacher rank must be at least 1"),
         ("--tokens 3", "--target must be given with --tokens 3"),
         ("--tokens 3 --target .6,.4;.4,.6", "--target must be given with --tokens 3"),
-        ("--rank 2 --branch zero", "start must be one of semantic, positional, mixed"),
         ("--branch mixed", "start must be one of semantic, positional, uninformed, zero"),
         ("--rank 2 --check", "--check is for the two-token model"),
         ("--rank 2 --tol 1e-8", "tol must be in [1e-5, 0.1]"),

@@ -23,6 +23,7 @@ from gamp_theory.token_evolution import SEARCH_SAMPLES, GeneralSolver, solve_gen
 from gamp_theory.token_mechanisms import CompiledMechanism, FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_overlaps
+from tests.scaled_positions import fixed_point, growth_of_m, scaled_model
 
 A3 = [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.5, 0.5]]
 A4 = np.random.default_rng(7).dirichlet(np.ones(4), 4)
@@ -294,6 +295,37 @@ def test_a_student_that_shrinks_where_zero_is_no_solution_is_said(monkeypatch):
     point = solve(model, 1.5, 0.01, "semantic", with_stability=False, on_failure="return")
     assert point.status is Status.LEFT_DOMAIN
     assert np.isnan(point.train_loss)
+
+
+def test_an_overlap_that_only_a_few_jumps_keep_is_none():
+    """At |p| = .7, alpha = 1.6 the map of a positional start stops at m = .004."""
+    alpha, lam, length = 1.6, 0.01, 0.7
+    x = fixed_point([0.09, 0.0, 25.0, 0.0], alpha, lam, length)
+    assert 0.8 < growth_of_m(x, alpha, lam, length) < 0.95
+    point = solve(scaled_model(length), alpha, lam, "positional")
+    assert point.branch == "uninformed"
+    assert not np.any(point.overlaps.m)
+    rate, error = point.stability.transverse["m"]
+    assert abs(rate - growth_of_m(x, alpha, lam, length)) < 4 * error
+    for name, want in (("q", x[0]), ("V", x[2])):
+        within(getattr(point.overlaps, name)[0, 0, 0], want, getattr(point.errors, name).max())
+
+
+@pytest.mark.parametrize(("rate", "kept"), [((1.3, 0.1), True), ((1.1, 0.1), False)])
+def test_a_small_overlap_is_kept_where_zero_is_unstable(monkeypatch, rate, kept):
+    model = GeneralModel.from_pair(AttentionModel.mixture())
+    solver = GeneralSolver(model, 1.5, 0.1, "given", 0.01)
+    monkeypatch.setattr(solver, "transverse", lambda name, slopes: rate)
+    monkeypatch.setattr(solver, "approach", lambda x, rule: x)
+    monkeypatch.setattr(token_evolution, "SEARCH_TOL", 10.0)  # it need not be a fixed point
+    one = np.ones((2, 1, 1))
+    small = TokenOverlaps(0.01 * one, [[1e-3], [-1e-3]], 2.0 * one, 0 * one)
+    x = solver.coordinates.pack(small)
+    rule = solver.make(x, SEARCH_SAMPLES)
+    assert solver.kept_by_symmetry() == ["m", "theta"]
+    there = solver.coordinates.unpack(solver.without_remnant(x, "m", rule))
+    assert np.any(there.m) == kept
+    assert solver.without_remnant(x, "theta", rule) is x
 
 
 def test_a_start_without_an_image_gets_noise_until_it_has_one():

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, find_transition, solve
 from gamp_theory.branch_result import Stop
@@ -19,6 +20,7 @@ from gamp_theory.token_transition_equations import (
 )
 from gamp_theory.token_transitions import _Search, _train_slope
 from gamp_theory.transitions import TransitionStatus
+from tests.scaled_positions import fixed_point, growth_of_m, scaled_model
 
 PAIR = AttentionModel.mixture()
 MODEL = GeneralModel.from_pair(PAIR)
@@ -228,6 +230,28 @@ def test_an_instability_is_that_of_two_tokens():
     check(found, "instability_semantic")
     assert found.error < 0.03
     assert abs(found.value - INSTABILITY) < 4 * found.error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "length", "lam", "span", "tol", "start"),
+    [
+        ("instability_semantic", 1.4, 0.03, (1.7, 2.2), 2e-3, [0.08, 0.0, 5.0, 0.1]),
+        ("instability_semantic", 0.7, 0.05, (1.8, 2.4), 1e-2, [0.08, 0.0, 5.0, 0.1]),
+        ("onset_positional", 0.65, 0.03, (0.3, 0.6), 5e-2, [0.06, 0.0, 8.0, 0.0]),
+    ],
+)
+def test_branches_are_searched_for_instabilities(kind, length, lam, span, tol, start):
+    """Slow: whole branches with their derivatives.  Positions of other lengths have other roots."""
+
+    def excess(alpha):
+        return growth_of_m(fixed_point(start, alpha, lam, length), alpha, lam, length) - 1
+
+    want = brentq(excess, *span, xtol=1e-5)
+    found = find_transition(scaled_model(length), kind, alpha=span, lam=lam, tol=tol)
+    check(found, kind)
+    assert found.error < 2 * tol * want
+    assert abs(found.value - want) < 4 * found.error
 
 
 @pytest.mark.slow
