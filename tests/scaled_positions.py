@@ -41,7 +41,7 @@ def fixed_point(x, alpha, lam, length):
         there = image(x, alpha, lam, length)
         step = MIXING * (there - x)
         x = x + step
-        if np.max(abs(step)) < 1e-7 * np.max(abs(x)):
+        if np.all(abs(step) <= 1e-6 * abs(x)):
             return x
     raise AssertionError(f"no fixed point near {x}")
 
