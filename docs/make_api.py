@@ -42,7 +42,16 @@ SECTIONS = {
         "landscape",
         "trajectory",
     ),
-    "Trust": ("check", "identities", "expansions"),
+    "Trust": (
+        "check",
+        "identities",
+        "expansions",
+        "expansions.origin",
+        "expansions.constant",
+        "expansions.ridge",
+        "expansions.population",
+        "expansions.sigma",
+    ),
     "Branches and transitions": (
         "branches",
         "branch_result",
@@ -84,7 +93,8 @@ def _lines() -> Iterator[str]:
         yield f"## {title}\n"
         for name in names:
             module = importlib.import_module(f"gamp_theory.{name}")
-            path = f"../gamp_theory/{name.replace('.', '/')}.py"
+            package = hasattr(module, "__path__")
+            path = f"../gamp_theory/{name.replace('.', '/')}{'/__init__' if package else ''}.py"
             yield f"### [`gamp_theory.{name}`]({path})\n"
             yield f"{_summary(module)}\n"
             yield from _entries(module)

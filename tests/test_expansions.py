@@ -8,7 +8,6 @@ import reference
 
 from gamp_theory.channel.origin import instability_bound, solve_origin
 from gamp_theory.expansions import (
-    _loss_functions,
     constant_target,
     expand_origin,
     large_ridge,
@@ -17,6 +16,7 @@ from gamp_theory.expansions import (
     population_limit,
     small_sigma,
 )
+from gamp_theory.expansions.population import _loss_functions
 from gamp_theory.model import AttentionModel
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import Status, solve

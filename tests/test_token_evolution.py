@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scaled_positions import fixed_point, growth_of_m, scaled_model
 from scipy.optimize import fsolve
 
 from gamp_theory import (
@@ -23,7 +24,6 @@ from gamp_theory.token_evolution import SEARCH_SAMPLES, GeneralSolver, solve_gen
 from gamp_theory.token_mechanisms import CompiledMechanism, FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_overlaps
-from tests.scaled_positions import fixed_point, growth_of_m, scaled_model
 
 A3 = [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.5, 0.5]]
 A4 = np.random.default_rng(7).dirichlet(np.ones(4), 4)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import sympy
+from command import run_json
 
 from gamp_theory import (
     AttentionModel,
@@ -32,7 +33,6 @@ from gamp_theory.token_mechanisms import (
 from gamp_theory.token_origin import _Origin, solve_token_origin
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_overlaps
-from tests.command import run_json
 
 PAIR = AttentionModel.mixture()
 A3 = [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.5, 0.5]]

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scaled_positions import fixed_point, growth_of_m, scaled_model
 from scipy.optimize import brentq
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, find_transition, solve
@@ -20,7 +21,6 @@ from gamp_theory.token_transition_equations import (
 )
 from gamp_theory.token_transitions import _Search, _train_slope
 from gamp_theory.transitions import TransitionStatus
-from tests.scaled_positions import fixed_point, growth_of_m, scaled_model
 
 PAIR = AttentionModel.mixture()
 MODEL = GeneralModel.from_pair(PAIR)
