@@ -18,19 +18,18 @@ from gamp_theory.channel.general import (
     DEFAULT_MEMORY_LIMIT,
     SCRAMBLES,
     GeneralRule,
-    general_rule,
     rule_bytes,
     token_linear_error,
 )
-from gamp_theory.numerics.fixed_point import FixedPointStatus, solve_fixed_point
 from gamp_theory.result import Status
-from gamp_theory.token_map import TokenEvaluation, TokenMap, TokenSlopes, jackknife, mean_size
+from gamp_theory.token_map import TokenEvaluation, TokenSlopes, jackknife, mean_size
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_origin import solve_token_origin
-from gamp_theory.token_overlaps import NOISE_FLOOR, TokenOverlaps
+from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_energy, token_prior_norm
 from gamp_theory.token_result import GeneralFixedPoint, TokenErrors
-from gamp_theory.token_starts import check_general_arguments, token_branch_name, token_start
+from gamp_theory.token_search import SEARCH_SAMPLES, TokenSearch, Vanishes
+from gamp_theory.token_starts import check_general_arguments, token_branch_name
 
 __all__ = [
     "FIRST_SAMPLES",
@@ -41,32 +40,19 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-#: Points per scramble of the search, of the first answer, and the most of any.
-SEARCH_SAMPLES = 2**7
+#: Points per scramble of the first answer, and the most of any.
 FIRST_SAMPLES = 2**9
 MOST_SAMPLES = 2**15
-SEARCH_TOL = 5e-3
-#: Maps, memory and mixing of each attempt of the search.  Without memory it follows the flow of the
-#: map: at first, because a map from far away can throw m to the other side and beyond the branch.
-ATTEMPTS = ((16, 0, 0.1), (24, 6, 0.4), (20, 0, 0.15), (30, 6, 0.2), (30, 0, 0.08), (40, 6, 0.1))
-#: A rule is made anew where the state has moved by more than this part of its size.
-MOVED = 0.3
-START_DOUBLINGS = 6  # of the noise that a search begins with, until the map can be taken there
-STRETCHED = 0.05  # the same for an answer
-REACH = 3.0  # largest factor by which the size of q or V may change in a step
-#: The search is on its way to Q = 0 when q, in units of rho, is below this.
-VANISHING = 1e-6
-SMALL_Q = 1e-4  # where a search that has ended is taken to be on that way
+#: The rule of an answer is made anew where the state has moved by more than this part of its size.
+STRETCHED = 0.05
+#: A search that has ended with q, in units of rho, below this is taken to be on its way to Q = 0.
+SMALL_Q = 1e-4
 CHORD_STEPS = 10
 #: Residual that ends the polishing, as a part of the tolerance.
 RESIDUAL_SHARE = 0.03
 LEVELS = 6
 #: The error falls at least like this power of the number of points.
 RATE = 0.55
-#: An overlap below this part of its natural size, which a symmetry could keep at 0, is taken to be
-#: 0 unless what is at 0 is unstable towards it by so many standard errors.
-SMALL_OVERLAP = 0.1
-CERTAIN = 2.0
 #: m and theta count relative to their largest entry, or to this part of their natural size.
 LEAST = 0.1
 
@@ -136,11 +122,7 @@ class GeneralAnswer:
     worst: float
 
 
-class _Vanishes(Exception):
-    """The student shrinks to nothing: the search is on its way to Q = 0."""
-
-
-class GeneralSolver(TokenMap):
+class GeneralSolver(TokenSearch):
     """One solve: search with few points, then Newton steps with more and more of them."""
 
     def __init__(
@@ -154,29 +136,9 @@ class GeneralSolver(TokenMap):
         seed: int = 0,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
     ) -> None:
-        super().__init__(model, alpha, lam)
-        self.start, self.tol = start, tol
-        self.with_stability, self.seed, self.memory_limit = with_stability, seed, memory_limit
-        self.rule: GeneralRule | None = None
-        self.last: Array | None = None
+        super().__init__(model, alpha, lam, start, seed, memory_limit)
+        self.tol, self.with_stability = tol, with_stability
         self.began = time.perf_counter()
-
-    def admissible(self, x: Array) -> bool:
-        """Whether the map can be taken at x, and x is within reach of the last state."""
-        overlaps = self.coordinates.unpack(x)
-        q, V = mean_size(overlaps.q), mean_size(overlaps.V)
-        largest = 4 * float(np.max(self.model.law.gamma)) / self.lam
-        for matrix in (overlaps.noise(self.model.law.rho), overlaps.V):
-            lowest = np.linalg.eigvalsh(matrix)
-            if not np.all(lowest[:, 0] > 1e-2 * NOISE_FLOOR * lowest[:, -1]):
-                return False
-        if not (0 < V < largest and 0 < q < 1e6):
-            return False
-        if self.last is None:
-            return True
-        before = self.coordinates.unpack(self.last)
-        ratios = (q / mean_size(before.q), V / mean_size(before.V))
-        return all(1 / REACH < ratio < REACH for ratio in ratios)
 
     # -- stages -------------------------------------------------------------------------------
 
@@ -188,8 +150,8 @@ class GeneralSolver(TokenMap):
         try:
             x, status = self.search(x)
             if mean_size(self.coordinates.unpack(x).q) < SMALL_Q * mean_size(self.model.law.rho):
-                raise _Vanishes
-        except _Vanishes:
+                raise Vanishes
+        except Vanishes:
             assert self.last is not None
             origin = self.zero() if self.model.flat_student else None
             if origin is not None and origin.status is not Status.DOES_NOT_EXIST:
@@ -202,89 +164,6 @@ class GeneralSolver(TokenMap):
         except ValueError:
             return self.failed(x, Status.LEFT_DOMAIN)
 
-    def first_state(self) -> TokenOverlaps:
-        """Where the search begins."""
-        if isinstance(self.start, str):
-            return token_start(self.start, self.model, self.alpha, self.lam)
-        # averages are taken inside the domain: a start on its edge is moved off
-        rho, start = self.model.law.rho, self.start
-        edge = 1e-3 * np.trace(start.q, axis1=1, axis2=2)[:, None, None] * np.eye(start.rank)
-        lowest = np.linalg.eigvalsh(start.noise(rho))[:, :1, None]
-        q = start.q + np.where(lowest < edge[:, :1, :1], edge + 1e-12 * np.eye(start.rank), 0.0)
-        return TokenOverlaps(q, start.m, start.V, start.theta)
-
-    def search(self, x0: Array) -> tuple[Array, Status]:
-        """Find the fixed point of the map with few points, made anew where the state has moved."""
-
-        def cheap(x: Array) -> Array:
-            self.maps += 1
-            self.last = x
-            if mean_size(self.coordinates.unpack(x).q) < VANISHING * mean_size(self.model.law.rho):
-                raise _Vanishes
-            try:
-                if self.rule is None or self.moved(x, self.rule.at) > MOVED:
-                    self.rule = self.make(x, SEARCH_SAMPLES)
-                evaluation = self.map(x, self.rule)
-            except ValueError:  # outside the domain
-                return np.full_like(x, np.nan)
-            return x + self.residual(evaluation)
-
-        x, status = self.mapped(x0), Status.ITERATION_LIMIT
-        for maps, memory, mixing in ATTEMPTS:
-            self.last = None
-            result = solve_fixed_point(
-                cheap,
-                x,
-                atol=SEARCH_TOL * self.units(x),
-                rtol=0.0,
-                memory=memory,
-                mixing=mixing,
-                newton=False,
-                max_evaluations=maps,
-                admissible=self.admissible,
-            )
-            status = _STATUS[result.status]
-            if status is Status.CONVERGED:
-                return result.x, status
-            if memory == 0 and self.last is not None:
-                x = self.last  # where the flow has led
-        return x, status
-
-    def mapped(self, x: Array) -> Array:
-        """`x`, with more noise in q until it has an image.
-
-        Where a column of the student is little but noise the loss can curve down along it by more
-        than the ridge holds: then V_hat is indefinite.
-        """
-        start = self.coordinates.unpack(x)
-        noise = start.noise(self.model.law.rho)
-        for doublings in range(START_DOUBLINGS):
-            q = start.q + (2**doublings - 1) * noise
-            z = self.coordinates.pack(TokenOverlaps(q, start.m, start.V, start.theta))
-            self.maps += 1
-            try:
-                self.rule = self.make(z, SEARCH_SAMPLES)
-                self.map(z, self.rule)
-            except ValueError:
-                continue
-            return z
-        return x
-
-    def make(
-        self, x: Array, samples: int, *, brief: bool = False, audit: bool = False
-    ) -> GeneralRule:
-        """A rule at x, its wells searched from those of the last one."""
-        return general_rule(
-            self.model,
-            self.coordinates.unpack(x),
-            samples,
-            seed=self.seed,
-            previous=self.rule,
-            brief=brief,
-            audit=audit,
-            memory_limit=self.memory_limit,
-        )
-
     def polish(self, x: Array) -> GeneralFixedPoint:
         """The answer near x, where a search has ended."""
         x = self.representative(x)
@@ -295,34 +174,6 @@ class GeneralSolver(TokenMap):
         for name in self.kept_by_symmetry():
             x = self.without_remnant(x, name, rule)
         return self.finish(x, self.slopes(x, rule), FIRST_SAMPLES)
-
-    def kept_by_symmetry(self) -> list[str]:
-        """The overlaps that stay at 0 once they are there."""
-        model = self.model
-        if not (model.positions_independent and model.even_target):
-            return []
-        return ["m", "theta"] if model.even_student and self.coordinates.basis.size else ["theta"]
-
-    def without_remnant(self, x: Array, name: str, rule: GeneralRule) -> Array:
-        """x, or the fixed point where a small overlap is 0, if that is not clearly unstable.
-
-        Where samples jump at the origin the map has steps of one sample each, and an overlap with
-        an eigenvalue near 1 towards it can stop at a small value (docs/numerics.md).
-        """
-        overlaps = self.coordinates.unpack(x)
-        unit = math.sqrt(mean_size(overlaps.q))
-        if name == "theta":
-            unit *= math.sqrt(mean_size(self.model.law.rho))
-        if not 0 < np.max(abs(getattr(overlaps, name))) < SMALL_OVERLAP * unit:
-            return x
-        flat = x.copy()
-        flat[self.coordinates.slices[name]] = 0.0
-        flat = self.approach(flat, rule)
-        evaluation, slopes = self.map(flat, rule), self.slopes(flat, rule)
-        self.maps += 1
-        lost = np.max(abs(self.residual(evaluation)) / self.units(flat)) > SEARCH_TOL
-        rate, error = self.transverse(name, slopes)
-        return x if lost or rate > 1 + CERTAIN * error else flat
 
     def finish(
         self,
@@ -385,31 +236,6 @@ class GeneralSolver(TokenMap):
         if self.model.rotation_invariant and self.model.rank > 1:
             return self.coordinates.pack(self.coordinates.unpack(x).canonical())
         return x
-
-    def approach(self, x: Array, rule: GeneralRule) -> Array:
-        """A few accelerated maps with the points of an answer."""
-
-        def F(z: Array) -> Array:
-            self.maps += 1
-            self.last = z
-            try:
-                return z + self.residual(self.map(z, rule))
-            except ValueError:
-                return np.full_like(z, np.nan)
-
-        self.last = None
-        result = solve_fixed_point(
-            F,
-            x,
-            atol=0.2 * SEARCH_TOL * self.units(x),
-            rtol=0.0,
-            memory=6,
-            mixing=0.4,
-            newton=False,
-            max_evaluations=10,
-            admissible=self.admissible,
-        )
-        return result.x
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -599,11 +425,3 @@ class GeneralSolver(TokenMap):
             missed_wells=nan,
             stability=None,
         )
-
-
-_STATUS = {
-    FixedPointStatus.CONVERGED: Status.CONVERGED,
-    FixedPointStatus.ITERATION_LIMIT: Status.ITERATION_LIMIT,
-    FixedPointStatus.LEFT_DOMAIN: Status.LEFT_DOMAIN,
-    FixedPointStatus.NON_FINITE: Status.NON_FINITE,
-}

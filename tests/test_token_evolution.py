@@ -16,14 +16,16 @@ from gamp_theory import (
     JointLaw,
     solve,
     token_evolution,
+    token_search,
 )
 from gamp_theory.channel.general import general_rule
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.result import Status
-from gamp_theory.token_evolution import SEARCH_SAMPLES, GeneralSolver, solve_general
+from gamp_theory.token_evolution import GeneralSolver, solve_general
 from gamp_theory.token_mechanisms import CompiledMechanism, FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_overlaps
+from gamp_theory.token_search import SEARCH_SAMPLES
 
 A3 = [[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.5, 0.5]]
 A4 = np.random.default_rng(7).dirichlet(np.ones(4), 4)
@@ -272,7 +274,7 @@ def test_a_tolerance_out_of_reach_is_said(monkeypatch):
 
 def test_a_search_that_fails_is_said(monkeypatch):
     model = GeneralModel.from_pair(AttentionModel.mixture())
-    monkeypatch.setattr(token_evolution, "ATTEMPTS", ((1, 0, 0.1),))
+    monkeypatch.setattr(token_search, "ATTEMPTS", ((1, 0, 0.1),))
     with pytest.raises(ConvergenceError, match="used up") as caught:
         solve(model, 1.5, 0.1, "semantic")
     assert caught.value.result.status is Status.ITERATION_LIMIT
@@ -291,7 +293,7 @@ def test_a_student_that_shrinks_to_nothing_ends_at_zero():
 
 def test_a_student_that_shrinks_where_zero_is_no_solution_is_said(monkeypatch):
     model = GeneralModel.from_pair(AttentionModel.mixture())
-    monkeypatch.setattr(token_evolution, "VANISHING", 1.0)  # so that any is on its way
+    monkeypatch.setattr(token_search, "VANISHING", 1.0)  # so that any is on its way
     point = solve(model, 1.5, 0.01, "semantic", with_stability=False, on_failure="return")
     assert point.status is Status.LEFT_DOMAIN
     assert np.isnan(point.train_loss)
@@ -318,7 +320,7 @@ def test_a_small_overlap_is_kept_where_zero_is_unstable(monkeypatch, rate, kept)
     solver = GeneralSolver(model, 1.5, 0.1, "given", 0.01)
     monkeypatch.setattr(solver, "transverse", lambda name, slopes: rate)
     monkeypatch.setattr(solver, "approach", lambda x, rule: x)
-    monkeypatch.setattr(token_evolution, "SEARCH_TOL", 10.0)  # it need not be a fixed point
+    monkeypatch.setattr(token_search, "SEARCH_TOL", 10.0)  # it need not be a fixed point
     one = np.ones((2, 1, 1))
     small = TokenOverlaps(0.01 * one, [[1e-3], [-1e-3]], 2.0 * one, 0 * one)
     x = solver.coordinates.pack(small)
@@ -327,6 +329,21 @@ def test_a_small_overlap_is_kept_where_zero_is_unstable(monkeypatch, rate, kept)
     there = solver.coordinates.unpack(solver.without_remnant(x, "m", rule))
     assert np.any(there.m) == kept
     assert solver.without_remnant(x, "theta", rule) is x
+
+
+def test_a_branch_that_large_steps_miss_is_found():
+    """At omega = .22, alpha = 1.7 they end uninformed; the branch has its fold at 1.927."""
+    pair = AttentionModel.mixture(omega=0.22)
+    solver = GeneralSolver(GeneralModel.from_pair(pair), 1.7, 0.01, "positional", 0.05)
+    x0 = solver.coordinates.pack(solver.first_state())
+    missed, status = solver.descend(x0, token_search.ATTEMPTS)
+    assert status is Status.CONVERGED
+    assert not solver.reached(missed)
+    x, status = solver.search(x0)
+    assert status is Status.CONVERGED
+    assert solver.reached(x)
+    # with few points, and near the fold: q = .0663, m = .2156 in truth
+    assert 0.1 < abs(solver.coordinates.unpack(x).m[0, 0]) < 0.3
 
 
 def test_a_start_without_an_image_gets_noise_until_it_has_one():
