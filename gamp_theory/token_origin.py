@@ -43,8 +43,8 @@ class TokenOrigin:
     Attributes
     ----------
     status : Status
-        Converged; or there is no such fixed point; or the maps were used up, as beside the fold at
-        which it ends.
+        Converged; or there is no such fixed point; or the maps were used up, or left no error bars,
+        as beside the fold at which it ends.
     V, V_error : array, shape (L, r, r)
         The smaller solution, whose growth rate in q is below 1, and its standard errors.
     conjugates : TokenConjugates or None
@@ -170,7 +170,10 @@ class _Origin:
         margin = 1 - self.rule.strongest_pull(V)
         if margin <= 0 or self.rule.another_minimum(V):
             return self.nothing(Status.DOES_NOT_EXIST, margin)
-        return self.linearised(V, margin)
+        try:
+            return self.linearised(V, margin)
+        except OutsideDomain:  # so near to where it ends that its scrambles disagree
+            return self.nothing(Status.ITERATION_LIMIT, margin)
 
     def climb(self) -> tuple[Array, bool]:
         """V from 0 upwards, with Newton steps where they help; whether it has settled."""
@@ -318,7 +321,7 @@ class _Origin:
         second = sums.second.reshape(L * r, L, r, L, t, L, t)
         hats = self.conjugates(sums.B)
         columns = []
-        for x in np.eye(coordinates.size)[[*_range(where["m"]), *_range(where["theta"])]]:
+        for x in np.eye(coordinates.size)[np.r_[where["m"], where["theta"]]]:
             state = coordinates.unpack(x)
             slope = _over(state.theta, law.rho)
             g = -np.einsum("xka,ka->x", sums.B.reshape(L * r, L, r), state.m)
@@ -336,10 +339,6 @@ class _Origin:
             m = coordinates.basis.T @ there.m
             columns.append(np.append(m, there.theta[coordinates.representatives]))
         return np.stack(columns, axis=1)
-
-
-def _range(part: slice) -> range:
-    return range(part.start, part.stop)
 
 
 def _over(x: Array, rho: Array) -> Array:

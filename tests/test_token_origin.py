@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import sympy
-from command import run_json
+from command import run, run_json
 
 from gamp_theory import (
     AttentionModel,
@@ -210,6 +210,14 @@ def test_points_at_zero_are_solved_one_by_one():
     assert points[0].train_loss > points[1].train_loss
     with pytest.raises(ValueError, match="Q = 0 is no branch to be followed"):
         follow(points[0], "alpha", 1.2)
+
+
+def test_that_there_is_none_is_said_on_the_command_line(capsys):
+    code, out, _ = run(capsys, "solve", "--alpha", "1", "--rank", "2", "--branch", "zero")
+    assert code == 0
+    assert out.splitlines()[0].endswith("does_not_exist")
+    assert "no such fixed point here" in out
+    assert "nan" not in out
 
 
 def test_from_the_command_line(capsys):

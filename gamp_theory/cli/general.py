@@ -183,6 +183,9 @@ def general_text(points: Sequence[GeneralFixedPoint]) -> str:
     paragraphs = []
     for point in points:
         lines = [repr(point).strip("<>")]
+        if point.status.token == "does_not_exist":
+            paragraphs.append(f"{lines[0].splitlines()[0]}\n  {point.message}")
+            continue
         lines.append(
             f"  linear baseline {point.linear_error:.6g} +- {point.errors.linear_error:.1g}; "
             f"{point.scrambles} x {point.samples} points, {point.seconds:.1f} s, "
