@@ -321,7 +321,9 @@ class _Drawing:
         Two that are on one line may be followed at the same time: then the first is kept.
         """
         self.go_on()
-        if self.known(transition):
+        # onsets from Q = 0 have no fixed points to be followed
+        from_zero = any(side.branch == "zero" for side in transition.sides)
+        if from_zero or self.known(transition):
             return
         lo, hi = self.omega
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gamp_theory.channel.general import GeneralRule, token_linear_error
 from gamp_theory.token_evolution import GeneralAnswer, GeneralSolver
 from gamp_theory.token_map import TokenEvaluation, TokenSlopes, jackknife
+from gamp_theory.token_origin import solve_token_origin
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_prior import token_prior_norm
 from gamp_theory.token_result import GeneralFixedPoint
@@ -21,6 +22,7 @@ __all__ = [
     "EqualGeneralTestError",
     "EqualGeneralTrainLosses",
     "GeneralEquation",
+    "GeneralOriginGrowth",
     "GeneralPitchfork",
     "GeneralRoot",
     "TrackedPoint",
@@ -195,6 +197,38 @@ class EqualGeneralTestError:
     def sides(self) -> tuple[GeneralFixedPoint, ...]:
         """The fixed points."""
         return (self.state.point(),)
+
+
+class GeneralOriginGrowth:
+    """The growth rate of an overlap at Q = 0, less 1."""
+
+    def __init__(
+        self, solver_at: Callable[[float], GeneralSolver], parameter: str, name: str
+    ) -> None:
+        self.solver_at, self.parameter, self.name = solver_at, parameter, name
+        self.p = math.nan
+
+    def rate(self, p: float, samples: int) -> tuple[float, float]:
+        """The rate less 1, and its standard error; NaN where Q = 0 is no solution."""
+        growth = solve_token_origin(self.solver_at(p), samples).growth
+        value, error = growth.get(self.name, (math.nan, math.nan))
+        return value - 1, error
+
+    def at(self, p: float, samples: int) -> GeneralRoot:
+        """The same with its slope."""
+        self.p = p
+        value, error = self.rate(p, samples)
+        there, _ = self.rate(p - EIGENVALUE_STEP, samples)
+        if math.isnan(there):
+            there, _ = self.rate(p + EIGENVALUE_STEP, samples)
+            return GeneralRoot(value, (there - value) / EIGENVALUE_STEP, error)
+        return GeneralRoot(value, (value - there) / EIGENVALUE_STEP, error)
+
+    def sides(self) -> tuple[GeneralFixedPoint, ...]:
+        """Q = 0 there."""
+        solver = self.solver_at(self.p)
+        solver.tol, solver.with_stability = max(solver.tol, SCAN_TOL), True
+        return (solver.zero(),)
 
 
 class GeneralPitchfork:

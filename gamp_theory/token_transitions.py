@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
 from gamp_theory.branch_result import Stop
+from gamp_theory.numerics.bracketing import sign_changes
 from gamp_theory.result import Status
 from gamp_theory.token_branches import follow_general
 from gamp_theory.token_evolution import (
@@ -37,6 +38,7 @@ from gamp_theory.token_transition_equations import (
     EqualGeneralTestError,
     EqualGeneralTrainLosses,
     GeneralEquation,
+    GeneralOriginGrowth,
     GeneralPitchfork,
     TrackedPoint,
 )
@@ -48,6 +50,9 @@ Array: TypeAlias = NDArray[np.float64]
 
 #: Points per scramble of the rule that branches are followed with.
 SCAN_SAMPLES = 2**8
+#: Points at which Q = 0 is looked at, and teacher's fields of a scramble for that.
+ORIGIN_SCAN = 13
+ORIGIN_DRAWS = 2**6
 #: Where on the range a branch is looked for, until it is found: fractions, from the top.
 PLACES = (1.0, 0.75, 0.5, 0.25, 0.0)
 #: Points at which two followed branches are compared, for each that was computed.
@@ -328,12 +333,23 @@ class _Search:
                     yield self.fold(branch, special)
             return
         towards = overlap if what == "onset" else OTHER[overlap]
+        if what == "onset" and self.model.flat_student:
+            yield from self.from_zero(overlap)
         for branch in self.branches("uninformed" if what == "onset" else name):
             for special in branch.of_kind("pitchfork"):
                 if special.direction == towards:
                     p = math.log(special.value)
                     state = self.tracked(special.overlaps, p)
                     yield self.close_in(GeneralPitchfork(state, towards), p)
+
+    def from_zero(self, overlap: str) -> Iterator[GeneralTransition]:
+        """Where the growth rate of an overlap at Q = 0 passes 1 (docs/theory.md, section 5)."""
+        equation = GeneralOriginGrowth(self.solver, self.parameter, overlap)
+        grid = np.linspace(math.log(self.lo), math.log(self.hi), ORIGIN_SCAN)
+        for lo, hi in sign_changes(
+            lambda p: equation.rate(p, ORIGIN_DRAWS)[0], [float(p) for p in grid]
+        ):
+            yield self.close_in(equation, 0.5 * (lo + hi))
 
     # -- closing in ----------------------------------------------------------------------------
 

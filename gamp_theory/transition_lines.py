@@ -190,6 +190,11 @@ def equations_of(
     """The equations that a transition solves, and its vector of unknowns."""
     place, parameter, kind = transition.place, transition.parameter, transition.kind
     states = [side.overlaps for side in transition.sides if side.overlaps is not None]
+    if any(side.branch == "zero" for side in transition.sides):
+        raise ValueError(
+            f"{transition!r} is an onset from Q = 0, without fixed points to be followed along a "
+            "line: find it at each value"
+        )
     equations: TransitionEquations
     if kind == "alpha_c":
         equations = EqualTrainLosses(place, parameter, [("theta",), ("m",)], quadrature_tol, second)

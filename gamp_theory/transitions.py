@@ -24,8 +24,9 @@ from gamp_theory.branch_map import BranchMap, Place, place_at, value_of
 from gamp_theory.branch_result import Branch, SpecialPoint
 from gamp_theory.branch_result import Stop as BranchStop
 from gamp_theory.branches import follow
+from gamp_theory.channel.origin import solve_origin
 from gamp_theory.model import AttentionModel
-from gamp_theory.numerics.bracketing import Sample
+from gamp_theory.numerics.bracketing import RootStatus, Sample, bracket_root, sign_changes
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import (
     GENERAL_TOL,
@@ -79,6 +80,9 @@ OTHER = {"theta": "m", "m": "theta"}
 SCAN_TOL = 1e-2
 #: Ends of branches that go on, but could not be followed.
 LOST = (BranchStop.SMALLEST_STEP, BranchStop.POINT_LIMIT, BranchStop.QUADRATURE_LIMIT)
+#: Points at which Q = 0 is looked at, and the accuracy of its growth rates.
+ORIGIN_SCAN = 25
+ORIGIN_ERROR = 1e-9
 #: Where on the range a branch is looked for, until it is found: fractions, from the top.
 PLACES = (1.0, 0.75, 0.5, 0.25, 0.0)
 #: Points at which two followed branches are compared, for each that was computed.
@@ -126,7 +130,8 @@ class Transition:
         ``alpha_c``: semantic and positional training losses are equal (first order).
         ``alpha_l``: the test error of the branch of lowest training loss equals the linear
         baseline.
-        ``onset_semantic``, ``onset_positional``: the branch bifurcates from the uninformed one.
+        ``onset_semantic``, ``onset_positional``: the branch bifurcates from the uninformed one, or
+        from Q = 0 where that exists.
         ``spinodal_semantic``, ``spinodal_positional``: the branch ends at a fold.
         ``instability_semantic``, ``instability_positional``: the branch loses stability towards
         the overlap that vanishes on it.
@@ -520,6 +525,7 @@ class _Search:
         what, name = self.kind.split("_")
         overlap = OVERLAP[name]
         if what == "onset":
+            yield from self.from_zero(overlap)
             for special, state in self.of("uninformed", "pitchfork"):
                 if special.direction == overlap:
                     yield self.pitchfork(special, state, (), overlap)
@@ -529,6 +535,27 @@ class _Search:
                 yield self.fold(special, state, (overlap,))
             elif special.direction == OTHER[overlap]:
                 yield self.pitchfork(special, state, (overlap,), special.direction)
+
+    def from_zero(self, overlap: str) -> Iterator[Transition]:
+        """Where the growth rate of an overlap at Q = 0 passes 1 (docs/theory.md, section 5)."""
+
+        def excess(p: float) -> tuple[float, float]:
+            place = place_at(self.place, self.parameter, self.axis.value(p))
+            origin = solve_origin(place.model, place.alpha, place.lam)
+            return (origin.growth[overlap] - 1 if origin.exists else math.nan), ORIGIN_ERROR
+
+        ends = self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)
+        grid = [float(p) for p in np.linspace(*ends, ORIGIN_SCAN)]
+        for lo, hi in sign_changes(lambda p: excess(p)[0], grid):
+            root = bracket_root(excess, lo, hi, LEAST_BRACKET)
+            if root.status is not RootStatus.CONVERGED:
+                continue
+            value = self.axis.value(root.x)
+            bracket = self.axis.value(root.bracket[0]), self.axis.value(root.bracket[1])
+            place = place_at(self.place, self.parameter, bracket[0])
+            side = solve(place.model, place.alpha, place.lam, "zero", on_failure="return")
+            error = root.error * self.axis.rate(value)
+            yield self.answer(value, error, TransitionStatus.CONVERGED, bracket, (side,))
 
     def of(self, name: str, kind: str) -> Iterator[tuple[SpecialPoint, Overlaps]]:
         """Special points of one kind on the branches of a name, and states near them."""

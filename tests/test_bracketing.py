@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from gamp_theory.numerics.bracketing import Root, RootStatus, Sample, bracket_root
+from gamp_theory.numerics.bracketing import Root, RootStatus, Sample, bracket_root, sign_changes
 
 
 def exact(f):
@@ -31,6 +31,27 @@ def test_known_roots(f, lo, hi, root):
     assert f(found.bracket[0]) * f(found.bracket[1]) < 0
     assert abs(found.x - root) <= found.error
     assert found.evaluations <= 40
+
+
+def test_sign_changes_lie_between_points_of_a_grid():
+    grid = [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert sign_changes(lambda x: x - 1.5, grid) == [(1.0, 2.0)]
+    assert sign_changes(lambda x: (x - 0.5) * (x - 3.5), grid) == [(0.0, 1.0), (3.0, 4.0)]
+    assert sign_changes(lambda x: 1.0 + x, grid) == []
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_sign_changes_just_before_a_function_ends_are_seen(mirrored):
+    """sqrt(2.3 - x) - .1 has its root at 2.29 and no values beyond 2.3."""
+    sign = -1 if mirrored else 1
+
+    def f(x):
+        return math.sqrt(2.3 - sign * x) - 0.1 if sign * x <= 2.3 else math.nan
+
+    ((lo, hi),) = sign_changes(f, sorted(sign * x for x in (1.0, 2.0, 3.0, 4.0)))
+    assert f(lo) * f(hi) < 0
+    assert lo < sign * 2.29 < hi
+    assert max(sign * lo, sign * hi) == pytest.approx(2.3, abs=1e-5)
 
 
 def test_a_nearly_straight_function_takes_few_evaluations():

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from gamp_theory import AttentionModel, GeneralModel, JointLaw, find_transition, solve
 from gamp_theory.branch_result import Stop
+from gamp_theory.expansions import origin_onsets
 from gamp_theory.token_line_result import GeneralBranch, GeneralTransition
 from gamp_theory.token_mechanisms import FixedMixture, RowSoftmax
 from gamp_theory.token_overlaps import TokenOverlaps
@@ -166,6 +167,20 @@ def test_losses_are_equal_where_those_of_two_tokens_are():
     # what a point says of its own slope is the same
     point = states[0].point()
     assert _train_slope(point, "alpha") == pytest.approx(wants[0], rel=0.02)
+
+
+@pytest.mark.parametrize(("kind", "overlap"), [("positional", "m"), ("semantic", "theta")])
+def test_onsets_from_zero_are_those_of_two_tokens(kind, overlap):
+    want = next(one for one in origin_onsets(PAIR, 0.1) if one.kind == overlap)
+    span = (0.9 * want.alpha, 1.1 * want.alpha)
+    (found,) = search(f"onset_{kind}", tol=1e-2, span=span, lam=0.1).from_zero(overlap)
+    check(found, f"onset_{kind}")
+    assert found.error < 1e-2 * found.value
+    assert abs(found.value - want.alpha) < 4 * found.error
+    (side,) = found.sides
+    assert side.branch == "zero"
+    rate, error = side.stability.transverse[overlap]
+    assert abs(rate - 1) < 4 * error
 
 
 # ------------------------------------------------------------------------------- bad input

@@ -9,8 +9,10 @@ import pytest
 
 from gamp_theory import observables, solve, transitions
 from gamp_theory.branch_map import Place, place_at
+from gamp_theory.expansions import origin_onsets
 from gamp_theory.model import AttentionModel
 from gamp_theory.transition_equations import EqualTrainLosses, NoRoot
+from gamp_theory.transition_lines import trace_transition
 from gamp_theory.transitions import KINDS, Transition, TransitionStatus, find_transition
 
 MODEL = AttentionModel.mixture()
@@ -199,6 +201,25 @@ def test_none_in_the_range(kind, span):
     # branches were looked at, over the whole range
     assert min(seen) == pytest.approx(span[0])
     assert max(seen) == pytest.approx(span[1])
+
+
+@pytest.mark.parametrize(("kind", "overlap"), [("positional", "m"), ("semantic", "theta")])
+def test_an_onset_may_be_from_zero(kind, overlap):
+    """With lam = .1 there is no uninformed branch here: Q = 0 itself loses its stability."""
+    want = next(one for one in origin_onsets(MODEL, 0.1) if one.kind == overlap)
+    kind = f"onset_{kind}"
+    found = find_transition(MODEL, kind, alpha=(0.9 * want.alpha, 1.1 * want.alpha), lam=0.1)
+    assert found.status is TransitionStatus.CONVERGED
+    assert abs(found.value - want.alpha) <= found.error
+    assert found.error < 1e-6
+    (side,) = found.sides
+    assert side.branch == "zero"
+    assert side.stability.transverse[overlap] == pytest.approx(1, abs=1e-5)
+    # the same place from the side of the ridge
+    again = find_transition(MODEL, kind, alpha=want.alpha, lam=(0.09, 0.11))
+    assert again.value == pytest.approx(0.1, abs=1e-6)
+    with pytest.raises(ValueError, match="is an onset from Q = 0"):
+        trace_transition(found, "omega", 0.4)
 
 
 def test_none_where_a_branch_is_missing():

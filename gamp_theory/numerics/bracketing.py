@@ -7,18 +7,21 @@ because the function is lost in its own error, that is the answer, not a failure
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Root", "RootStatus", "Sample", "bracket_root"]
+__all__ = ["Root", "RootStatus", "Sample", "bracket_root", "sign_changes"]
 
 #: The ends are put this many error bars from the root, and further where that does not settle it.
 REACH = 2.0
 #: A secant's root this close to an end, in units of the bracket, is known well.
 NEAR = 0.05
 WIDENINGS = 6
+#: Bisections of where a function begins to have values.
+EXISTENCE_STEPS = 20
 
 
 class RootStatus(Enum):
@@ -86,6 +89,37 @@ class Root:
     def __post_init__(self) -> None:
         if self.status is RootStatus.CONVERGED and not self.bracket[0] <= self.x <= self.bracket[1]:
             raise ValueError(f"root {self.x!r} is outside its bracket {self.bracket!r}")
+
+
+def sign_changes(f: Callable[[float], float], grid: Sequence[float]) -> list[tuple[float, float]]:
+    """Pieces of a rising grid between which a function changes its sign; it may be NaN.
+
+    Where it begins or ends between two points, the piece reaches to the last place where it has a
+    value.
+    """
+    pieces = []
+    for lo, hi in itertools.pairwise((p, f(p)) for p in grid):
+        if math.isnan(lo[1]) != math.isnan(hi[1]):
+            lo, hi = _defined(f, lo, hi)
+        if lo[1] * hi[1] < 0:
+            pieces.append((lo[0], hi[0]))
+    return pieces
+
+
+def _defined(
+    f: Callable[[float], float], lo: tuple[float, float], hi: tuple[float, float]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The part of a piece, one of whose ends has no value, on which there are values."""
+    start, outside = (hi, lo[0]) if math.isnan(lo[1]) else (lo, hi[0])
+    inside = start
+    for _ in range(EXISTENCE_STEPS):
+        middle = 0.5 * (inside[0] + outside)
+        value = f(middle)
+        if math.isnan(value):
+            outside = middle
+        else:
+            inside = middle, value
+    return (inside, start) if inside[0] < start[0] else (start, inside)
 
 
 def bracket_root(
