@@ -56,6 +56,7 @@ SECTIONS = {
         "branches",
         "branch_result",
         "tracing",
+        "transition_result",
         "transitions",
         "token_line_result",
         "token_branches",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from gamp_theory.state_evolution import ConvergenceError, FixedPoint, Status, solve
     from gamp_theory.token_model import GeneralModel
     from gamp_theory.token_overlaps import TokenOverlaps
-    from gamp_theory.transitions import Transition, find_transition
+    from gamp_theory.transition_result import Transition
+    from gamp_theory.transitions import find_transition
 
 __version__ = "0.1.0"
 
@@ -52,7 +53,7 @@ _MODULE_OF = {
     "Overlaps": "overlaps",
     "Status": "state_evolution",
     "TokenOverlaps": "token_overlaps",
-    "Transition": "transitions",
+    "Transition": "transition_result",
     "emerging": "branches",
     "find_transition": "transitions",
     "follow": "branches",

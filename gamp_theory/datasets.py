@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gamp_theory.model import AttentionModel
     from gamp_theory.phase_diagram import PhaseDiagram
     from gamp_theory.result import FixedPoint
-    from gamp_theory.transitions import Transition
+    from gamp_theory.transition_result import Transition
 
 __all__ = ["phase_diagram_dataset", "transition_dataset"]
 

@@ -27,7 +27,8 @@ from gamp_theory.state_evolution import (
 )
 from gamp_theory.transition_equations import NoRoot
 from gamp_theory.transition_lines import TransitionLine, trace_transition
-from gamp_theory.transitions import KINDS, OVERLAP, Transition, survey_transitions
+from gamp_theory.transition_result import KINDS, OVERLAP, Transition
+from gamp_theory.transitions import survey_transitions
 
 __all__ = [
     "COLUMNS",
@@ -196,7 +197,7 @@ def phase_diagram(
     tol : float
         Accuracy of the fixed points on the lines.
     kinds : sequence of str
-        Which transitions (:data:`gamp_theory.transitions.KINDS`).
+        Which transitions (:data:`gamp_theory.transition_result.KINDS`).
     points : int
         Of each line, at least, in the range; 0 for as many as it takes to follow it.
     jobs : int

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gamp_theory.result import FixedPoint
     from gamp_theory.token_line_result import GeneralTransition
     from gamp_theory.token_result import GeneralFixedPoint
-    from gamp_theory.transitions import Transition
+    from gamp_theory.transition_result import Transition
 
 __all__ = [
     "KNOWN",

@@ -13,7 +13,7 @@ from gamp_theory.branch_result import Stop
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_result import GeneralFixedPoint
-from gamp_theory.transitions import TransitionStatus
+from gamp_theory.transition_result import TransitionStatus
 
 __all__ = ["INTERVAL", "GeneralBranch", "GeneralSpecialPoint", "GeneralTransition"]
 
@@ -142,7 +142,7 @@ class GeneralTransition:
     Attributes
     ----------
     kind : str
-        One of :data:`gamp_theory.transitions.KINDS`; see :class:`gamp_theory.Transition`.
+        One of :data:`gamp_theory.transition_result.KINDS`; see :class:`gamp_theory.Transition`.
     parameter : {"alpha", "lam"}
         In which it was sought.
     value : float

@@ -42,7 +42,7 @@ from gamp_theory.token_transition_equations import (
     GeneralPitchfork,
     TrackedPoint,
 )
-from gamp_theory.transitions import OTHER, OVERLAP, TransitionStatus
+from gamp_theory.transition_result import OTHER, OVERLAP, TransitionStatus
 
 __all__ = ["find_general_transition"]
 
@@ -92,7 +92,7 @@ def find_general_transition(
     ----------
     model : GeneralModel
     kind : str
-        One of :data:`gamp_theory.transitions.KINDS`.
+        One of :data:`gamp_theory.transition_result.KINDS`.
     parameter : {"alpha", "lam"}
     span : (low, high)
         Range of the parameter, positive.

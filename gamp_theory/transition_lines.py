@@ -25,7 +25,7 @@ from gamp_theory.transition_equations import (
     Pitchfork,
     TransitionEquations,
 )
-from gamp_theory.transitions import OTHER, OVERLAP, Transition, TransitionStatus
+from gamp_theory.transition_result import OTHER, OVERLAP, Transition, TransitionStatus
 
 __all__ = ["TransitionLine", "equations_of", "trace_transition"]
 
@@ -49,7 +49,7 @@ class TransitionLine:
     Attributes
     ----------
     kind : str
-        As of :class:`gamp_theory.transitions.Transition`.
+        As of :class:`gamp_theory.Transition`.
     parameter, along : str
         The transition is at ``values`` of `parameter` where `along` is at ``positions``.
     positions, values, errors : array, shape (points,)

@@ -26,6 +26,8 @@ LAYERS = [
     | {"token_evolution", "token_map", "token_origin", "token_result", "token_search"},
     {
         "transitions",
+        "transition_result",
+        "transition_search",
         "transition_equations",
         "transition_lines",
         "branch_map",

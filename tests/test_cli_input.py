@@ -23,7 +23,7 @@ def no_work(monkeypatch):
         pytest.fail("something was computed")
 
     monkeypatch.setattr(state_evolution.Solver, "run", work)
-    monkeypatch.setattr("gamp_theory.transitions._Search.run", work)
+    monkeypatch.setattr("gamp_theory.transition_search.TransitionSearch.run", work)
     monkeypatch.setattr("gamp_theory.empirical.task._sentences", work)
 
 

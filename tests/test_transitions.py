@@ -7,12 +7,13 @@ import math
 
 import pytest
 
-from gamp_theory import observables, solve, transitions
+from gamp_theory import observables, solve, transition_search
 from gamp_theory.branch_map import Place, place_at
 from gamp_theory.expansions import origin_onsets
 from gamp_theory.model import AttentionModel
 from gamp_theory.transition_equations import EqualTrainLosses, NoRoot
 from gamp_theory.transition_lines import trace_transition
+from gamp_theory.transition_search import TransitionSearch
 from gamp_theory.transitions import KINDS, Transition, TransitionStatus, find_transition
 
 MODEL = AttentionModel.mixture()
@@ -77,7 +78,7 @@ def test_training_losses_cross(alpha_c):
         assert side.alpha == alpha_c.bracket[0]
     # of the error bars to either side, each end widened once at most
     width = alpha_c.bracket[1] - alpha_c.bracket[0]
-    assert width <= 2 * transitions.BRACKET * transitions.WIDER * alpha_c.error
+    assert width <= 2 * transition_search.BRACKET * transition_search.WIDER * alpha_c.error
 
 
 def test_losses_at_the_ends_are_on_either_side(alpha_c):
@@ -247,7 +248,7 @@ def stand_in(value):
     ],
 )
 def test_the_lowest_and_others(monkeypatch, values, kept):
-    monkeypatch.setattr(transitions._Search, "crossings", lambda _: map(stand_in, values))
+    monkeypatch.setattr(TransitionSearch, "crossings", lambda _: map(stand_in, values))
     found = find_transition(MODEL, "alpha_c", (0.5, 4.0))
     listed = [found.value, *(other.value for other in found.others)]
     assert listed == pytest.approx(kept, nan_ok=True)
@@ -255,12 +256,12 @@ def test_the_lowest_and_others(monkeypatch, values, kept):
 
 def test_a_point_beside_it_that_is_not_solved(monkeypatch):
     """The branches are there for the search, and not for the accuracy asked for."""
-    solved = transitions._Search.solved
+    solved = TransitionSearch.solved
 
     def lost(self, start, value, tol):
         return solved(self, start, value, tol) if isinstance(start, str) else None
 
-    monkeypatch.setattr(transitions._Search, "solved", lost)
+    monkeypatch.setattr(TransitionSearch, "solved", lost)
     found = find_transition(MODEL, "alpha_c", (1.24, 1.26), tol=1e-3)
     assert found.status is TransitionStatus.SOLVE_FAILED
     assert found.sides == ()
@@ -279,12 +280,12 @@ def test_equations_without_a_root(monkeypatch):
 
 def test_ends_that_can_not_be_told_apart(monkeypatch):
     """Error bars that cover the difference, however wide the bracket."""
-    sample = transitions._sample
+    sample = transition_search._sample
 
     def blurred(*arguments):
         return dataclasses.replace(sample(*arguments), error=1.0)
 
-    monkeypatch.setattr(transitions, "_sample", blurred)
+    monkeypatch.setattr(transition_search, "_sample", blurred)
     found = find_transition(MODEL, "alpha_c", (1.24, 1.26), tol=1e-3)
     assert found.status is TransitionStatus.NOT_BRACKETED
     assert found.value == pytest.approx(1.2515, abs=5e-3)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from gamp_theory.model import AttentionModel
     from gamp_theory.result import FixedPoint
-    from gamp_theory.transitions import Transition
+    from gamp_theory.transition_result import Transition
 
 __all__ = ["EMPTY", "add_parser", "run"]
 

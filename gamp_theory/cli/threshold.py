@@ -26,7 +26,7 @@ from gamp_theory.records import general_transition_record, settled, transition_r
 
 if TYPE_CHECKING:
     from gamp_theory.token_line_result import GeneralTransition
-    from gamp_theory.transitions import Transition
+    from gamp_theory.transition_result import Transition
 
 __all__ = ["EMPTY", "add_parser", "run"]
 
