@@ -23,7 +23,14 @@ LAYERS = [
     | {"token_starts", "model_file"},
     {"channel", "prior", "token_prior"},
     {"state_evolution", "result", "stability", "observables", "empirical", "expansions"}
-    | {"token_evolution", "token_map", "token_origin", "token_result", "token_search"},
+    | {
+        "pair_search",
+        "token_evolution",
+        "token_map",
+        "token_origin",
+        "token_result",
+        "token_search",
+    },
     {
         "transitions",
         "transition_result",

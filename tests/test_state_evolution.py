@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from gamp_theory import identities, observables, state_evolution
+from gamp_theory import identities, observables, pair_search, state_evolution
 from gamp_theory.channel.base import ChannelAverages
 from gamp_theory.channel.pair import PairRule
 from gamp_theory.model import AttentionModel
@@ -230,13 +230,13 @@ def test_given_starts_reach_the_canonical_fixed_point(branch, start):
 
 
 def force_iteration_limit(monkeypatch):
-    whole = state_evolution.solve_fixed_point
+    whole = pair_search.solve_fixed_point
 
     def cut_short(*args, **options):
         return whole(*args, **{**options, "max_evaluations": 2})
 
-    monkeypatch.setattr(state_evolution, "solve_fixed_point", cut_short)
-    monkeypatch.setattr(state_evolution, "GLIDES", 0)  # these would find it
+    monkeypatch.setattr(pair_search, "solve_fixed_point", cut_short)
+    monkeypatch.setattr(pair_search, "GLIDES", 0)  # these would find it
     return "semantic"
 
 
@@ -245,7 +245,7 @@ def force_left_domain(monkeypatch):
 
 
 def force_non_finite(monkeypatch):
-    monkeypatch.setattr(state_evolution, "prior_map", lambda *_: np.full(4, np.nan))
+    monkeypatch.setattr(pair_search, "prior_map", lambda *_: np.full(4, np.nan))
     return "semantic"
 
 
