@@ -100,7 +100,7 @@ def test_growth_is_that_of_a_small_step_of_the_map(law):
     model = three(2, law, causal=True)
     alpha, lam, small = 1.5, 0.5, 1e-3
     map_ = TokenMap(model, alpha, lam)
-    origin = _Origin(map_, 2**10, seed=0)
+    origin = _Origin(map_, 2**9, seed=0)
     V = origin.solve().V
     sums = origin.rule.sums(V).mean()
     coordinates, where = map_.coordinates, map_.coordinates.slices
@@ -111,7 +111,7 @@ def test_growth_is_that_of_a_small_step_of_the_map(law):
 
     def image(q, m, theta):
         overlaps = TokenOverlaps(q, m, V, theta)
-        averages = general_rule(model, overlaps, 2**10, audit=False).averages(overlaps)
+        averages = general_rule(model, overlaps, 2**9, audit=False).averages(overlaps)
         return token_prior_overlaps(law, averages.conjugates(alpha), lam)
 
     there = image(state.q + 1e-6 * np.eye(2), state.m, state.theta)
@@ -196,9 +196,9 @@ def test_a_student_that_is_not_flat_is_refused():
 
 def test_more_accuracy_takes_more_draws():
     model = three()
-    rough, fine = (solve(model, 1.5, 0.4, "zero", tol=tol) for tol in (1e-2, 1e-4))
+    rough, fine = (solve(model, 1.5, 0.4, "zero", tol=tol) for tol in (1e-2, 3e-4))
     assert fine.samples > rough.samples
-    assert fine.errors.V.max() < 1e-4 * fine.overlaps.V.max()
+    assert fine.errors.V.max() < 3e-4 * fine.overlaps.V.max()
     assert np.all(abs(fine.overlaps.V - rough.overlaps.V) < 4 * rough.errors.V)
     assert fine.train_loss == pytest.approx(1.5 * 1.5 * fine.test_error)  # alpha L/2 of it
 

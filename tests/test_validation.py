@@ -75,7 +75,7 @@ MUTATIONS = {
 }
 
 
-LONG = ("crossing", "random_starts", "descent")
+LONG = ("crossing", "random_starts", "descent", "dynamics")
 
 
 def quick_run(directory, *studies):
@@ -97,7 +97,7 @@ def test_the_theory_agrees(tmp_path, capsys):
     assert sorted(path.stem for path in tmp_path.glob("*.json")) == sorted(studies)
 
 
-@pytest.mark.slow  # a minute beside other tests: half of it the three long studies
+@pytest.mark.slow  # a minute beside other tests: half of it the four long studies
 def test_the_report_of_all_studies_says_that_the_theory_agrees(tmp_path):
     code = quick_run(tmp_path)
     report = (tmp_path / "REPORT.md").read_text()
