@@ -64,6 +64,8 @@ STEPS = 8
 LARGEST = 0.5
 LAST = 0.1
 ROUNDS = 8
+#: Standard errors within which a value without a change of sign may have one.
+DOUBTFUL = 3.0
 #: Standard errors that a bracket reaches to either side at least, and those that make a sign
 #: certain at its ends.
 BRACKET = 3.0
@@ -141,7 +143,16 @@ class _Stretch:
 
     def overlaps(self, p: float) -> TokenOverlaps:
         """Those of the nearest point, for a guess."""
-        return self.points[int(np.argmin(abs(self.p - p)))].overlaps
+        return self.nearest(p).overlaps
+
+    def doubt(self, p: float) -> float:
+        """Standard error of the logarithm of the training loss, at the nearest point."""
+        point = self.nearest(p)
+        return point.errors.train_loss / point.train_loss
+
+    def nearest(self, p: float) -> GeneralFixedPoint:
+        """The point nearest to a coordinate."""
+        return self.points[int(np.argmin(abs(self.p - p)))]
 
 
 class _Search:
@@ -158,7 +169,7 @@ class _Search:
         progress: Callable[[float], object] | None,
     ) -> None:
         self.model, self.kind, self.parameter, self.tol = model, kind, parameter, tol
-        self.lo, self.hi = span
+        self.span = self.lo, self.hi = span
         self.other, self.progress = other, progress
         self.followed: dict[str, list[GeneralBranch]] = {}
 
@@ -294,9 +305,10 @@ class _Search:
                 continue
             first, second = one.log_loss(self.parameter), two.log_loss(self.parameter)
             grid = _between(np.concatenate([one.p, two.p]), lo, hi)
-            for p in _roots(first(grid) - second(grid), grid):
+            doubt = [np.hypot(one.doubt(p), two.doubt(p)) for p in (lo, hi)]
+            for p in _roots(first(grid) - second(grid), grid, doubt):
                 states = [self.tracked(s.overlaps(p), p) for s in (one, two)]
-                yield self.close_in(EqualGeneralTrainLosses(states), p)
+                yield from self.in_range(self.close_in(EqualGeneralTrainLosses(states), p))
 
     def baselines(self) -> Iterator[GeneralTransition]:
         """Test error of the lowest branch equal to the linear baseline."""
@@ -313,7 +325,10 @@ class _Search:
             stretches += self.stretches("uninformed")
         for stretch in stretches:
             excess = np.array([math.log(x.test_error / x.linear_error) for x in stretch.points])
-            for p in _roots(excess, stretch.p):
+            doubt = [
+                x.errors.test_error / x.test_error for x in (stretch.points[0], stretch.points[-1])
+            ]
+            for p in _roots(excess, stretch.p, doubt):
                 losses = {
                     s.name: float(s.log_loss(self.parameter)(p))
                     for s in stretches
@@ -321,7 +336,7 @@ class _Search:
                 }
                 if min(losses, key=losses.__getitem__) == stretch.name:
                     state = self.tracked(stretch.overlaps(p), p)
-                    yield self.close_in(EqualGeneralTestError(state), p)
+                    yield from self.in_range(self.close_in(EqualGeneralTestError(state), p))
 
     def specials(self) -> Iterator[GeneralTransition]:
         """What the branches themselves have shown: folds and pitchforks."""
@@ -350,6 +365,12 @@ class _Search:
             lambda p: equation.rate(p, ORIGIN_DRAWS)[0], [float(p) for p in grid]
         ):
             yield self.close_in(equation, 0.5 * (lo + hi))
+
+    def in_range(self, found: GeneralTransition) -> Iterator[GeneralTransition]:
+        """The transition, unless a closer look has shown that it is outside the range."""
+        lo, hi = self.span
+        if not (found.value < lo or found.value > hi):
+            yield found
 
     # -- closing in ----------------------------------------------------------------------------
 
@@ -470,12 +491,24 @@ def _gaps(known: Sequence[tuple[float, float]], lo: float, hi: float) -> list[tu
     return found
 
 
-def _roots(values: Array, p: Array) -> list[float]:
-    """Sign changes of a function on a grid, by secants."""
+def _roots(values: Array, p: Array, doubt: Sequence[float]) -> list[float]:
+    """Sign changes of a function on a grid, by secants; or the end where there may be one.
+
+    The scan has few points: where there is no change of sign, an end at which the value is within
+    :data:`DOUBTFUL` of its standard errors, `doubt` at the first and the last, deserves a closer
+    look.
+    """
     found = []
     for k in np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0):
         share = values[k] / (values[k] - values[k + 1])
         found.append(float(p[k] + share * (p[k + 1] - p[k])))
+    if not found:
+        ends = [
+            (abs(values[k]) / error, float(p[k])) for k, error in zip((0, -1), doubt, strict=True)
+        ]
+        ratio, nearest = min(ends)
+        if ratio < DOUBTFUL:
+            found.append(nearest)
     return found
 
 

@@ -211,7 +211,9 @@ def test_points_as_columns_are_the_same(listed):
     assert_same(found, sweep(MODEL, points=POINTS, **zero, tol=1e-3))
 
 
+@pytest.mark.slow
 def test_a_list_does_not_depend_on_what_runs_it(listed):
+    """Slow: new processes; what runs a grid, which is the same code, is in the default tests."""
     assert_same(sweep(MODEL, **LIST, executor=2), listed)
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert_same(sweep(MODEL, **LIST, executor=pool), listed)

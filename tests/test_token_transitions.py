@@ -20,7 +20,7 @@ from gamp_theory.token_transition_equations import (
     GeneralPitchfork,
     GeneralRoot,
 )
-from gamp_theory.token_transitions import _Search, _train_slope
+from gamp_theory.token_transitions import _roots, _Search, _train_slope
 from gamp_theory.transitions import TransitionStatus
 
 PAIR = AttentionModel.mixture()
@@ -141,6 +141,21 @@ def test_a_value_outside_its_bracket_is_refused():
         GeneralTransition(
             "alpha_c", "alpha", 1.5, 0.1, (1.0, 1.2), TransitionStatus.CONVERGED, MODEL, 1.5, 0.01
         )
+
+
+def test_a_root_just_outside_a_scan_of_few_points_gets_a_closer_look():
+    p, doubt = np.array([0.0, 1.0, 2.0]), [0.1, 0.1]
+    assert _roots(np.array([-1.0, 1.0, 3.0]), p, doubt) == [0.5]
+    assert _roots(np.array([2.0, 1.0, 0.2]), p, doubt) == [2.0]
+    assert _roots(np.array([0.25, 1.0, 0.28]), p, doubt) == [0.0]
+    assert _roots(np.array([2.0, 1.0, 0.4]), p, doubt) == []
+
+
+@pytest.mark.parametrize(("value", "kept"), [(1.5, 1), (0.9, 0), (2.1, 0), (math.nan, 1)])
+def test_what_a_closer_look_puts_outside_the_range_is_none(value, kept):
+    one = search(span=(1.0, 2.0))
+    found = one.answer(value, 0.1, TransitionStatus.SOLVE_FAILED)
+    assert len(list(one.in_range(found))) == kept
 
 
 # ---------------------------------------------------------------------------- the equations
