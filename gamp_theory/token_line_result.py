@@ -13,7 +13,7 @@ from gamp_theory.branch_result import Stop
 from gamp_theory.token_model import GeneralModel
 from gamp_theory.token_overlaps import TokenOverlaps
 from gamp_theory.token_result import GeneralFixedPoint
-from gamp_theory.transition_result import TransitionStatus
+from gamp_theory.transition_result import Located, TransitionStatus
 
 __all__ = ["INTERVAL", "GeneralBranch", "GeneralSpecialPoint", "GeneralTransition"]
 
@@ -136,7 +136,7 @@ class GeneralBranch:
 
 
 @dataclass(frozen=True, eq=False)
-class GeneralTransition:
+class GeneralTransition(Located):
     """A transition of a general model in one parameter.
 
     Attributes
@@ -178,17 +178,6 @@ class GeneralTransition:
     samples: int = 0
     sides: tuple[GeneralFixedPoint, ...] = ()
     others: tuple[GeneralTransition, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.status is TransitionStatus.CONVERGED:
-            lo, hi = self.bracket
-            if not lo <= self.value <= hi:
-                raise ValueError(f"value {self.value!r} is outside its bracket {self.bracket!r}")
-
-    @property
-    def message(self) -> str:
-        """What happened, in a sentence."""
-        return self.status.value
 
     def __repr__(self) -> str:
         if not math.isfinite(self.value):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicHermiteSpline
 
 from gamp_theory.branch_result import Stop
-from gamp_theory.numerics.bracketing import sign_changes
+from gamp_theory.numerics.bracketing import denser, sign_changes, uncovered
 from gamp_theory.result import Status
 from gamp_theory.token_branches import follow_general
 from gamp_theory.token_evolution import (
@@ -304,7 +304,7 @@ class _Search:
             if lo >= hi:
                 continue
             first, second = one.log_loss(self.parameter), two.log_loss(self.parameter)
-            grid = _between(np.concatenate([one.p, two.p]), lo, hi)
+            grid = denser(np.concatenate([one.p, two.p]), lo, hi, DENSER)
             doubt = [np.hypot(one.doubt(p), two.doubt(p)) for p in (lo, hi)]
             for p in _roots(first(grid) - second(grid), grid, doubt):
                 states = [self.tracked(s.overlaps(p), p) for s in (one, two)]
@@ -315,10 +315,11 @@ class _Search:
         names = ["semantic", "positional", *(["mixed"] if self.model.rank > 1 else [])]
         stretches = [s for name in names for s in self.stretches(name)]
         # the uninformed branch is a saddle where there are others
-        for lo, hi in _gaps(
+        for lo, hi in uncovered(
             [(float(s.p[0]), float(s.p[-1])) for s in stretches],
             math.log(self.lo),
             math.log(self.hi),
+            GAP,
         ):
             self.lo, self.hi = math.exp(lo), math.exp(hi)
             self.followed.pop("uninformed", None)
@@ -479,18 +480,6 @@ def _train_slope(point: GeneralFixedPoint, parameter: str) -> float:
     return point.train_loss - ridge + coupling
 
 
-def _gaps(known: Sequence[tuple[float, float]], lo: float, hi: float) -> list[tuple[float, float]]:
-    """The parts of a range that no interval covers."""
-    found = []
-    for low, high in sorted(known):
-        if low - lo > GAP:
-            found.append((lo, low))
-        lo = max(lo, high)
-    if hi - lo > GAP:
-        found.append((lo, hi))
-    return found
-
-
 def _roots(values: Array, p: Array, doubt: Sequence[float]) -> list[float]:
     """Sign changes of a function on a grid, by secants; or the end where there may be one.
 
@@ -510,10 +499,3 @@ def _roots(values: Array, p: Array, doubt: Sequence[float]) -> list[float]:
         if ratio < DOUBTFUL:
             found.append(nearest)
     return found
-
-
-def _between(p: Array, lo: float, hi: float) -> Array:
-    """The values inside, the ends, and more in between."""
-    p = np.unique(np.clip(p, lo, hi))
-    steps = np.arange(DENSER * (p.size - 1) + 1) / DENSER
-    return np.interp(steps, np.arange(p.size), p)

@@ -9,7 +9,7 @@ from enum import Enum
 from gamp_theory.branch_map import Place
 from gamp_theory.result import FixedPoint
 
-__all__ = ["KINDS", "OTHER", "OVERLAP", "Transition", "TransitionStatus"]
+__all__ = ["KINDS", "OTHER", "OVERLAP", "Located", "Transition", "TransitionStatus"]
 
 KINDS = (
     "alpha_c",
@@ -40,8 +40,27 @@ class TransitionStatus(Enum):
         return self.name.lower()
 
 
+class Located:
+    """What the records of a transition have in common: a value in its bracket, and a status."""
+
+    value: float
+    bracket: tuple[float, float]
+    status: TransitionStatus
+
+    def __post_init__(self) -> None:
+        if self.status is TransitionStatus.CONVERGED:
+            lo, hi = self.bracket
+            if not lo <= self.value <= hi:
+                raise ValueError(f"value {self.value!r} is outside its bracket {self.bracket!r}")
+
+    @property
+    def message(self) -> str:
+        """What happened, in a sentence."""
+        return self.status.value
+
+
 @dataclass(frozen=True)
-class Transition:
+class Transition(Located):
     """A transition in one parameter.
 
     Attributes
@@ -85,17 +104,6 @@ class Transition:
     place: Place
     sides: tuple[FixedPoint, ...] = ()
     others: tuple[Transition, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.status is TransitionStatus.CONVERGED:
-            lo, hi = self.bracket
-            if not lo <= self.value <= hi:
-                raise ValueError(f"value {self.value!r} is outside its bracket {self.bracket!r}")
-
-    @property
-    def message(self) -> str:
-        """What happened, in a sentence."""
-        return self.status.value
 
     def __repr__(self) -> str:
         if not math.isfinite(self.value):

@@ -21,7 +21,14 @@ from gamp_theory.branch_result import Branch, SpecialPoint
 from gamp_theory.branch_result import Stop as BranchStop
 from gamp_theory.branches import follow
 from gamp_theory.channel.origin import solve_origin
-from gamp_theory.numerics.bracketing import RootStatus, Sample, bracket_root, sign_changes
+from gamp_theory.numerics.bracketing import (
+    RootStatus,
+    Sample,
+    bracket_root,
+    denser,
+    sign_changes,
+    uncovered,
+)
 from gamp_theory.overlaps import Overlaps
 from gamp_theory.state_evolution import (
     QUADRATURE_SHARE,
@@ -248,7 +255,7 @@ class TransitionSearch:
             return []
         return _roots(
             lambda p: one.curve(_log_loss)(p) - two.curve(_log_loss)(p),
-            _between(np.concatenate([one.p, two.p]), lo, hi),
+            denser(np.concatenate([one.p, two.p]), lo, hi, DENSER),
         )
 
     def baselines(self) -> Iterator[Transition]:
@@ -257,14 +264,14 @@ class TransitionSearch:
         # the uninformed branch is a saddle where there are others
         known = [(float(s.p[0]), float(s.p[-1])) for s in stretches]
         ends = self.axis.coordinate(self.lo or 0.0), self.axis.coordinate(self.hi)
-        for lo, hi in _gaps(known, *ends):
+        for lo, hi in uncovered(known, *ends, GAP):
             if self.certify:  # it is asked for nothing else
                 self.lo, self.hi = self.axis.value(lo), self.axis.value(hi)
                 self.followed.pop("uninformed", None)
             stretches += self.stretches("uninformed")
         for stretch in stretches:
             test = stretch.curve(_log_excess)
-            for p in _roots(test, _between(stretch.p, stretch.p[0], stretch.p[-1])):
+            for p in _roots(test, denser(stretch.p, stretch.p[0], stretch.p[-1], DENSER)):
                 losses = {
                     other.name: float(other.curve(_log_loss)(p))
                     for other in stretches
@@ -453,18 +460,6 @@ class TransitionSearch:
         return Transition(self.kind, self.parameter, value, error, bracket, status, place, sides)
 
 
-def _gaps(known: Sequence[tuple[float, float]], lo: float, hi: float) -> list[tuple[float, float]]:
-    """The parts of a range that no interval covers."""
-    found = []
-    for low, high in sorted(known):
-        if low - lo > GAP:
-            found.append((lo, low))
-        lo = max(lo, high)
-    if hi - lo > GAP:
-        found.append((lo, hi))
-    return found
-
-
 def _sample(equations: TransitionEquations, points: tuple[FixedPoint, ...], value: float) -> Sample:
     """What changes sign at the transition, at fixed points that are known."""
     if isinstance(equations, EqualTrainLosses):
@@ -485,13 +480,6 @@ def _roots(f: Callable[[Vector], Vector], p: Vector) -> list[float]:
     for k in np.flatnonzero(np.sign(value[:-1]) * np.sign(value[1:]) < 0):
         found.append(float(p[k] - value[k] * (p[k + 1] - p[k]) / (value[k + 1] - value[k])))
     return found
-
-
-def _between(p: Vector, lo: float, hi: float) -> Vector:
-    """The values inside, the ends, and more in between."""
-    p = np.unique(np.clip(p, lo, hi))
-    steps = np.arange(DENSER * (p.size - 1) + 1) / DENSER
-    return np.interp(steps, np.arange(p.size), p)
 
 
 def _log_loss(point: FixedPoint) -> float:

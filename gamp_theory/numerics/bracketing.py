@@ -13,7 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Root", "RootStatus", "Sample", "bracket_root", "sign_changes"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Root",
+    "RootStatus",
+    "Sample",
+    "bracket_root",
+    "denser",
+    "sign_changes",
+    "uncovered",
+]
 
 #: The ends are put this many error bars from the root, and further where that does not settle it.
 REACH = 2.0
@@ -89,6 +100,27 @@ class Root:
     def __post_init__(self) -> None:
         if self.status is RootStatus.CONVERGED and not self.bracket[0] <= self.x <= self.bracket[1]:
             raise ValueError(f"root {self.x!r} is outside its bracket {self.bracket!r}")
+
+
+def uncovered(
+    known: Sequence[tuple[float, float]], lo: float, hi: float, least: float
+) -> list[tuple[float, float]]:
+    """The parts of a range, longer than `least`, that no interval covers."""
+    found = []
+    for low, high in sorted(known):
+        if low - lo > least:
+            found.append((lo, low))
+        lo = max(lo, high)
+    if hi - lo > least:
+        found.append((lo, hi))
+    return found
+
+
+def denser(p: NDArray[np.float64], lo: float, hi: float, factor: int) -> NDArray[np.float64]:
+    """The values inside a range and its ends, each gap between them cut into `factor` parts."""
+    p = np.unique(np.clip(p, lo, hi))
+    steps = np.arange(factor * (p.size - 1) + 1) / factor
+    return np.interp(steps, np.arange(p.size), p)
 
 
 def sign_changes(f: Callable[[float], float], grid: Sequence[float]) -> list[tuple[float, float]]:
